@@ -1,0 +1,75 @@
+"""What quantization computes, once: scales from ranges, codes from values, values from codes.
+
+Rounding is half to even, then clamping; scales are float32 and divisions are done in float32, as the
+runtime's QuantizeLinear does.
+"""
+
+import numpy as np
+
+from ptqc.core.types import Array, QuantParams, QuantType
+
+# A scale below this is as good as a constant-zero tensor, and its reciprocal would overflow float32.
+LEAST_SCALE = np.float32(2.0**-100)
+
+
+def affine_params(low: float, high: float, kind: QuantType) -> QuantParams:
+    """Per-tensor parameters that cover [low, high] after widening it to hold zero.
+
+    Zero is exactly representable; a range of no extent (a constant-zero tensor) gets scale 1 and zero point 0.
+
+    Args:
+        low, high: finite reals, low <= high.
+        kind: integer type; its whole range of codes is used.
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    levels = kind.qmax - kind.qmin
+    scale = np.float32((high - low) / levels)
+    if scale < LEAST_SCALE:
+        return QuantParams(kind, np.float32(1), np.int64(max(kind.qmin, 0)))
+    zero_point = np.clip(np.rint(kind.qmin - low / np.float64(scale)), kind.qmin, kind.qmax)
+    return QuantParams(kind, scale, np.int64(zero_point))
+
+
+def symmetric_params(absmax: Array, kind: QuantType, axis: int | None, narrow: bool = True) -> QuantParams:
+    """Zero-point-0 parameters that cover [-absmax, absmax].
+
+    Args:
+        absmax: float, [] or [C], not negative; entries of (nearly) zero get scale 1.
+        axis: channel axis of the tensor, None per tensor.
+        narrow: leave out the lowest code.
+    """
+    scale = (np.asarray(absmax, np.float64) / kind.qmax).astype(np.float32)
+    scale = np.where(scale < LEAST_SCALE, np.float32(1), scale)
+    return QuantParams(kind, scale, np.zeros(scale.shape, np.int64), axis, narrow)
+
+
+def along_axis(values: Array, axis: int | None, rank: int) -> Array:
+    """``values`` [C] reshaped to broadcast along ``axis`` of a tensor of that rank; [] unchanged."""
+    if axis is None:
+        return values
+    shape = [1] * rank
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def quantize(values: Array, params: QuantParams) -> Array:
+    """Codes of ``values`` (any float, any shape) in the storage type of ``params``.
+
+    clamp(round_half_even(values / scale) + zero_point, qmin, qmax).
+    """
+    scale = along_axis(params.scale, params.axis, values.ndim)
+    zero_point = along_axis(params.zero_point, params.axis, values.ndim)
+    codes = np.rint(values.astype(np.float32) / scale) + zero_point
+    return np.clip(codes, params.qmin, params.qmax).astype(params.type.storage)
+
+
+def dequantize(codes: Array, params: QuantParams) -> Array:
+    """Values of ``codes``: float32(scale * (codes - zero_point)), shape of ``codes``."""
+    scale = along_axis(params.scale, params.axis, codes.ndim)
+    zero_point = along_axis(params.zero_point, params.axis, codes.ndim)
+    return ((codes.astype(np.int64) - zero_point).astype(np.float32) * scale).astype(np.float32)
+
+
+def fake_quantize(values: Array, params: QuantParams) -> Array:
+    """Values rounded to what the codes can represent: float32, shape of ``values``."""
+    return dequantize(quantize(values, params), params)

@@ -1,0 +1,186 @@
+"""The vocabulary of quantization: integer types, parameters of a tensor, precision of a node."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptqc.core.errors import OptionError, quoted
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantType:
+    """An integer type of 1 to 16 bits, named as in ONNX: ``uint8``, ``int4``."""
+
+    bits: int
+    signed: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 16:
+            raise ValueError(f"bits must lie in 1..16, got {self.bits}")
+
+    @property
+    def qmin(self) -> int:
+        """Least code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """Greatest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """Smallest NumPy integer type that holds every code."""
+        width = 8 if self.bits <= 8 else 16
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+    def __str__(self) -> str:
+        return f"{'int' if self.signed else 'uint'}{self.bits}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of ``str``."""
+        match = re.fullmatch(r"(u?)int(\d+)", text)
+        if match is None:
+            raise ValueError(f"not an integer type: {text!r}")
+        return cls(bits=int(match[2]), signed=not match[1])
+
+
+UINT8 = QuantType(bits=8, signed=False)
+INT8 = QuantType(bits=8, signed=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantParams:
+    """How one tensor is quantized: ``real = scale * (code - zero_point)``.
+
+    Attributes:
+        type: integer type of the codes.
+        scale: float32, [] per tensor or [C] per channel, positive and finite.
+        zero_point: int64 of the shape of ``scale``, within the type's range.
+        axis: channel axis of the tensor where ``scale`` is [C], else None.
+        narrow: the lowest code of a signed type is not used (-127..127).
+    """
+
+    type: QuantType
+    scale: Array
+    zero_point: Array
+    axis: int | None = None
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        scale = np.asarray(self.scale, np.float32)
+        zero_point = np.broadcast_to(np.asarray(self.zero_point, np.int64), scale.shape).copy()
+        if scale.ndim != (0 if self.axis is None else 1):
+            raise ValueError(f"scale of shape {scale.shape} does not fit axis {self.axis}")
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError("scales must be positive and finite")
+        if ((zero_point < self.type.qmin) | (zero_point > self.type.qmax)).any():
+            raise ValueError(f"zero point outside {self.type}")
+        scale.flags.writeable = zero_point.flags.writeable = False
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "zero_point", zero_point)
+
+    @property
+    def qmin(self) -> int:
+        """Least code in use."""
+        return self.type.qmin + (1 if self.narrow and self.type.signed else 0)
+
+    @property
+    def qmax(self) -> int:
+        """Greatest code in use."""
+        return self.type.qmax
+
+    @property
+    def low(self) -> Array:
+        """Least real value, float64, shape of ``scale``."""
+        return self.scale.astype(np.float64) * (self.qmin - self.zero_point)
+
+    @property
+    def high(self) -> Array:
+        """Greatest real value, float64, shape of ``scale``."""
+        return self.scale.astype(np.float64) * (self.qmax - self.zero_point)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuantParams) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.scale.tobytes(), self.zero_point.tobytes(), self.axis, self.narrow))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data; float32 scales survive exactly as Python floats."""
+        return {
+            "type": str(self.type),
+            "scale": self.scale.astype(float).tolist(),
+            "zero_point": self.zero_point.tolist(),
+            "axis": self.axis,
+            "narrow": self.narrow,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`; ValueError on anything else."""
+        return cls(
+            type=QuantType.parse(data["type"]),
+            scale=np.asarray(data["scale"], np.float32),
+            zero_point=np.asarray(data["zero_point"], np.int64),
+            axis=data["axis"],
+            narrow=data["narrow"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Bits of the weights and of the activations of one node; None stands for float."""
+
+    weight_bits: int | None
+    activation_bits: int | None
+
+    def __str__(self) -> str:
+        if self.weight_bits is None and self.activation_bits is None:
+            return "float"
+        return f"w{self.weight_bits or 16}a{self.activation_bits or 16}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads ``w8a8``, ``a8w8`` or ``float`` in any case; 16 bits stand for float. OptionError otherwise."""
+        lower = text.lower()
+        if lower == "float":
+            return cls(None, None)
+        match = re.fullmatch(r"(?:w(\d+)a(\d+)|a(\d+)w(\d+))", lower)
+        if match is None:
+            raise OptionError(f"{quoted(text)} is no precision", fix="write it like w8a8, w4a8 or float")
+        weight, activation = (int(match[1] or match[4]), int(match[2] or match[3]))
+        return cls(None if weight >= 16 else weight, None if activation >= 16 else activation)
+
+
+FLOAT = Precision(None, None)
+W8A8 = Precision(8, 8)
+
+ActivationMode = Literal["static", "dynamic", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One admissible way to run one node on one target.
+
+    Attributes:
+        precision: bits of weights and activations.
+        activations: ranges fixed at compile time (``static``), found at run time (``dynamic``), or not quantized.
+    """
+
+    precision: Precision
+    activations: ActivationMode = "none"
+
+    def __str__(self) -> str:
+        return f"{self.precision} dynamic" if self.activations == "dynamic" else str(self.precision)
+
+
+STATIC_INT8 = Choice(W8A8, "static")
+DYNAMIC_INT8 = Choice(W8A8, "dynamic")
+KEEP_FLOAT = Choice(FLOAT)
