@@ -1,0 +1,1 @@
+"""Choosing the precision of every node and building the plan."""

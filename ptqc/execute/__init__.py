@@ -1,0 +1,1 @@
+"""Running graphs: sessions of onnxruntime, tensors inside a graph, fusion and latency."""

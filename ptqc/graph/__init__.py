@@ -1,0 +1,1 @@
+"""The graph (onnx_ir.Model): load, validate, walk, match, print, save."""

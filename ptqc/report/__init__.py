@@ -1,0 +1,1 @@
+"""Figures and their presentation: metrics, comparison by layer, text, JSON, HTML, plots."""

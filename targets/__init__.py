@@ -1,0 +1,1 @@
+"""What each back end can run, and which passes lower a planned graph for it."""
