@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Self
 
 from ptqc.core.errors import OptionError
@@ -11,12 +12,26 @@ from ptqc.core.types import Choice, Precision, QuantParams
 PLAN_VERSION = 1
 
 
+class Form(StrEnum):
+    """How a node appears in the lowered graph."""
+
+    FLOAT = "float"  # unchanged, on real values
+    KERNEL = "kernel"  # between dequantized inputs and quantized outputs, which the runtime fuses
+    MOVE = "move"  # moves data: as a kernel, but with equal parameters on both sides
+    ABSORBED = "absorbed"  # gone: the range of its output implies it
+    RESCALE = "rescale"  # gone: its output are the codes of its input, read with another scale
+    CODES = "codes"  # works on the codes themselves
+    BIAS = "bias"  # an Add that the kernel before it takes as its int32 bias
+    DYNAMIC = "dynamic"  # an integer kernel whose activation range is found at run time
+
+
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """The precision of one node, and why (a sentence for people)."""
+    """The precision of one node, its form, and why (a sentence for people)."""
 
     choice: Choice
     reason: str
+    form: Form = Form.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,7 @@ class QuantPlan:
                     "precision": str(node.choice.precision),
                     "activations": node.choice.activations,
                     "reason": node.reason,
+                    "form": str(node.form),
                 }
                 for name, node in sorted(self.nodes.items())
             },
@@ -71,7 +87,9 @@ class QuantPlan:
                 tensors={name: QuantParams.from_json(value) for name, value in data["tensors"].items()},
                 nodes={
                     name: NodePlan(
-                        Choice(Precision.parse(value["precision"]), value["activations"]), value["reason"]
+                        Choice(Precision.parse(value["precision"]), value["activations"]),
+                        value["reason"],
+                        Form(value["form"]),
                     )
                     for name, value in data["nodes"].items()
                 },

@@ -14,14 +14,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class QuantType:
-    """An integer type of 1 to 16 bits, named as in ONNX: ``uint8``, ``int4``."""
+    """An integer type of 1 to 16 bits (32 for biases), named as in ONNX: ``uint8``, ``int4``."""
 
     bits: int
     signed: bool
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 16:
-            raise ValueError(f"bits must lie in 1..16, got {self.bits}")
+        if not (1 <= self.bits <= 16 or self.bits == 32):
+            raise ValueError(f"bits must lie in 1..16 or be 32, got {self.bits}")
 
     @property
     def qmin(self) -> int:
@@ -36,7 +36,7 @@ class QuantType:
     @property
     def storage(self) -> np.dtype[Any]:
         """Smallest NumPy integer type that holds every code."""
-        width = 8 if self.bits <= 8 else 16
+        width = 8 if self.bits <= 8 else 16 if self.bits <= 16 else 32
         return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
 
     def __str__(self) -> str:
@@ -53,6 +53,7 @@ class QuantType:
 
 UINT8 = QuantType(bits=8, signed=False)
 INT8 = QuantType(bits=8, signed=True)
+INT32 = QuantType(bits=32, signed=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

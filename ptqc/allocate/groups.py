@@ -1,0 +1,154 @@
+"""Groups of tensors that share codes, and what calibration must find out about each.
+
+Operators that only move data have the same parameters on both sides; a multiplication by a positive constant
+has the same codes and another scale. So a group has one range, that of its first tensor, and each member a
+factor on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ptqc.allocate.place import Placement, clamp_bounds, is_activation
+from ptqc.core.plan import Form
+from ptqc.core.ranges import RangeRequest
+from ptqc.graph.linear import linear_parts
+from ptqc.graph.walk import single_consumer
+from ptqc.targets.target import positive_factor
+
+# Elementwise functions of one tensor: the error of a range is measured behind them.
+BENDING = ("LeakyRelu", "Sigmoid")
+# What may follow a linear node without codes of its own in between, or bends what follows.
+ACTIVATIONS = ("Relu", "Clip", *BENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors with common codes.
+
+    Attributes:
+        request: what calibration is asked for; ``request.tensor`` is the first tensor of the group.
+        factors: tensor -> its scale divided by that of the first.
+    """
+
+    request: RangeRequest
+    factors: Mapping[str, float]
+
+
+class Grouper:
+    """Collects the groups of one placed graph."""
+
+    def __init__(self, model: ir.Model, placement: Placement) -> None:
+        self.graph = model.graph
+        self.plans = placement.nodes
+        self.quantized = placement.quantized
+
+    def run(self) -> tuple[Group, ...]:
+        """All groups, in topological order of their first tensors."""
+        values = [v for v in self.graph.inputs] + [out for node in self.graph for out in node.outputs]
+        factors: dict[str, dict[str, float]] = {}
+        root_of: dict[str, str] = {}
+        by_name = {v.name or "": v for v in values}
+        for value in values:
+            name = value.name or ""
+            if name not in self.quantized:
+                continue
+            source, factor = self._source(value)
+            root = root_of.get(source or "", name)
+            root_of[name] = root
+            members = factors.setdefault(root, {root: 1.0})
+            members[name] = members[source or root] * factor
+        return tuple(Group(self._request(by_name[root], members), members) for root, members in factors.items())
+
+    def _source(self, value: ir.Value) -> tuple[str | None, float]:
+        """The tensor whose codes ``value`` shares, and the factor of its scale; None for fresh codes."""
+        node = value.producer()
+        if node is None:
+            return None, 1.0
+        plan = self.plans[node.name or ""]
+        if plan.form not in (Form.MOVE, Form.RESCALE, Form.CODES):
+            return None, 1.0
+        source = next(v for v in node.inputs if v is not None and is_activation(v))
+        return source.name, (positive_factor(node) or 1.0) if plan.form is Form.RESCALE else 1.0
+
+    def _request(self, root: ir.Value, members: Mapping[str, float]) -> RangeRequest:
+        probe = _Probe(self, frozenset(members))
+        probe.explore(root)
+        node = root.producer()
+        low, high = (None, None)
+        if node is not None and self.plans[node.name or ""].form is Form.ABSORBED:
+            low, high = clamp_bounds(node)
+        elif node is not None and node.op_type == "Sigmoid":
+            low, high = 0.0, 1.0
+        order = {n: i for i, n in enumerate(self.graph)}
+        nodes = sorted(probe.nodes, key=order.__getitem__)
+        full = root.is_graph_input() or any(out.name in members for out in self.graph.outputs)
+        return RangeRequest(
+            tensor=root.name or "",
+            probe_nodes=tuple(n.name or "" for n in nodes),
+            probe_outputs=tuple(dict.fromkeys(probe.outputs)),
+            direct=probe.direct,
+            low=low,
+            high=high,
+            full=full,
+        )
+
+
+class _Probe:
+    """Walks from the first tensor of a group to where the error of its range is measured."""
+
+    def __init__(self, grouper: Grouper, members: frozenset[str]) -> None:
+        self.plans, self.members = grouper.plans, members
+        self.nodes: dict[ir.Node, None] = {}
+        self.outputs: list[str] = []
+        self.direct = False
+        self.graph = grouper.graph
+
+    def explore(self, root: ir.Value) -> None:
+        """Fills ``nodes``, ``outputs`` and ``direct``."""
+        waiting = [root]
+        while waiting:
+            value = waiting.pop()
+            if value.is_graph_output():
+                self._measure(value, root)
+            for use in value.uses():
+                self._follow(value, use.node, root, waiting)
+
+    def _follow(self, value: ir.Value, node: ir.Node, root: ir.Value, waiting: list[ir.Value]) -> None:
+        plan = self.plans.get(node.name or "") if node.graph is self.graph else None
+        parts = linear_parts(node)
+        if plan is None:
+            self._measure(value, root)
+        elif any(out.name in self.members for out in node.outputs):
+            self.nodes[node] = None
+            waiting.extend(out for out in node.outputs if out.name in self.members)
+        elif parts is not None and plan.form is Form.KERNEL:
+            self._tail(node, parts.output)
+        elif node.op_type in BENDING and node not in self.nodes:
+            self.nodes[node] = None
+            waiting.append(node.outputs[0])
+        else:
+            self._measure(value, root)
+
+    def _tail(self, node: ir.Node, output: ir.Value) -> None:
+        """Includes a linear node with its bias and the activation that follows, and measures behind it."""
+        self.nodes[node] = None
+        if output is not node.outputs[0]:
+            self.nodes[output.producer() or node] = None
+        follower = single_consumer(output)
+        if follower is not None and follower.op_type in ACTIVATIONS and follower.graph is self.graph:
+            self.nodes[follower] = None
+            output = follower.outputs[0]
+        self.outputs.append(output.name or "")
+
+    def _measure(self, value: ir.Value, root: ir.Value) -> None:
+        if value.name in self.members:
+            self.direct = True
+        else:
+            self.outputs.append(value.name or "")
+
+
+def make_groups(model: ir.Model, placement: Placement) -> tuple[Group, ...]:
+    """The groups of a placed graph, each with the question that calibration must answer."""
+    return Grouper(model, placement).run()

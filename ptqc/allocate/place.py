@@ -1,0 +1,189 @@
+"""Placement: which nodes of the canonical graph become integer, in which form, and which tensors have codes.
+
+Linear nodes are integer wherever the target has a kernel. An elementwise node follows when all its inputs are
+codes already and an integer node reads its output; a node that only moves data follows its input. What fails
+these conditions stays in float, and each removal may make others fail, so they are removed to a fixed point.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ptqc.allocate.restrict import Restrictions
+from ptqc.core.plan import Form, NodePlan
+from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8
+from ptqc.graph.linear import Linear, linear_parts
+from ptqc.graph.walk import constant_array, is_constant, single_consumer
+from ptqc.targets.target import Role, Target
+
+MOVES = (Role.MOVE, Role.MOVE_CODES, Role.RESCALE)
+# Operators that take means or squares of their input: 8 bits of a residual stream are too few for them.
+NORMALISATIONS = ("LayerNormalization", "RMSNormalization", "ReduceMean", "Pow", "Softmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The form of every node of the main graph, by node name, and the activation tensors that have codes."""
+
+    nodes: Mapping[str, NodePlan]
+    quantized: frozenset[str]
+
+
+def is_activation(value: ir.Value | None) -> bool:
+    """Whether ``value`` is a float tensor that is not constant."""
+    return value is not None and value.dtype == ir.DataType.FLOAT and not is_constant(value)
+
+
+class Placer:
+    """Finds the fixed point; one instance serves one graph."""
+
+    def __init__(self, model: ir.Model, target: Target, restrictions: Restrictions) -> None:
+        self.graph = model.graph
+        self.role: dict[ir.Node, Role] = {}
+        self.why: dict[ir.Node, str] = {}
+        self.linear: dict[ir.Node, Linear] = {}
+        for node in model.graph:
+            role, why = target.role(node)
+            forced = restrictions.keep_float(node) if role is not Role.FLOAT else ""
+            self.role[node], self.why[node] = (Role.FLOAT, forced) if forced else (role, why)
+            if self.role[node] is Role.LINEAR:
+                self._admit_linear(node)
+        self.dynamic = {node for node in self.linear if restrictions.dynamic(node)}
+        self.bias_of = {parts.bias_add: node for node, parts in self.linear.items() if parts.bias_add is not None}
+
+    def _admit_linear(self, node: ir.Node) -> None:
+        parts = linear_parts(node)
+        if parts is None or not is_activation(parts.data):
+            self.role[node], self.why[node] = Role.FLOAT, "it does not multiply a float activation by constants"
+        else:
+            self.linear[node] = parts
+
+    def run(self) -> Placement:
+        """The placement."""
+        while any([self._demote(node) for node in self.graph]):
+            pass
+        nodes = {node.name or "": self._plan(node) for node in self.graph}
+        return Placement(nodes, frozenset(value.name or "" for value in self._quantized()))
+
+    def integer(self, node: ir.Node) -> bool:
+        """Whether ``node`` reads codes at present."""
+        if node in self.bias_of:
+            return self.bias_of[node] not in self.dynamic
+        return self.role.get(node, Role.FLOAT) is not Role.FLOAT and node not in self.dynamic
+
+    def _data_inputs(self, node: ir.Node) -> list[ir.Value]:
+        """The activations that ``node`` computes with or moves."""
+        activations = [v for v in node.inputs if v is not None and is_activation(v)]
+        return activations if self.role[node] in (Role.ELEMENTWISE, Role.RESCALE) else activations[:1]
+
+    def _from_codes(self, value: ir.Value) -> bool:
+        """Whether ``value`` enters the network or comes from an integer node."""
+        producer = value.producer()
+        return value.is_graph_input() if producer is None else self.integer(producer)
+
+    def _needs_codes(self, value: ir.Value) -> bool:
+        """Whether what computes ``value`` (looking through moves and clamps) can only write codes."""
+        producer = value.producer()
+        while producer is not None and self.role[producer] in (*MOVES, Role.CLAMP):
+            producer = self._data_inputs(producer)[0].producer()
+        if producer is None:
+            return False
+        return producer not in self.bias_of and producer.op_type not in ("Gemm", "MatMul")
+
+    def _demote(self, node: ir.Node) -> bool:
+        """Puts ``node`` into float if its conditions fail; True if that changed anything."""
+        if self.role[node] in (Role.FLOAT, Role.LINEAR) or node in self.bias_of:
+            return False
+        why = self._why_float(node)
+        if why:
+            self.role[node], self.why[node] = Role.FLOAT, why
+        return bool(why)
+
+    def _why_float(self, node: ir.Node) -> str:
+        role, inputs = self.role[node], self._data_inputs(node)
+        if not inputs:
+            return "it does not compute with float activations"
+        if not all(self._from_codes(value) for value in inputs):
+            return "its input is computed in float"
+        feeds_integer = any(self.integer(use.node) for out in node.outputs for use in out.uses())
+        if role in (*MOVES, Role.CLAMP):
+            if not feeds_integer and not self._needs_codes(inputs[0]):
+                return "nothing after it is integer"
+            return "its input enters the network" if role is Role.CLAMP and inputs[0].is_graph_input() else ""
+        if not feeds_integer:
+            return "nothing after it is integer, and float keeps more precision"
+        if any(use.node.op_type in NORMALISATIONS for out in node.outputs for use in out.uses()):
+            return "a normalisation reads it, which needs more than 8 bits"
+        return ""
+
+    def _plan(self, node: ir.Node) -> NodePlan:
+        if node in self.dynamic or self.bias_of.get(node) in self.dynamic:
+            return NodePlan(DYNAMIC_INT8, "integer kernel, range of its input found at run time", Form.DYNAMIC)
+        if node in self.bias_of:
+            return NodePlan(STATIC_INT8, "it is the bias of the product before it", Form.BIAS)
+        role = self.role[node]
+        if role is Role.FLOAT:
+            return NodePlan(KEEP_FLOAT, self.why[node], Form.FLOAT)
+        if role is Role.CLAMP:
+            if self.absorbable(node):
+                return NodePlan(STATIC_INT8, "the range of the quantization implies it", Form.ABSORBED)
+            return NodePlan(STATIC_INT8, "done on the codes", Form.CODES)
+        if role is Role.RESCALE:
+            return NodePlan(STATIC_INT8, "the same codes read with another scale", Form.RESCALE)
+        if role in MOVES:
+            return NodePlan(STATIC_INT8, "moves codes", Form.CODES if role is Role.MOVE_CODES else Form.MOVE)
+        return NodePlan(STATIC_INT8, "integer kernel", Form.KERNEL)
+
+    def absorbable(self, node: ir.Node) -> bool:
+        """Whether a clamp can vanish into the range of its output: it alone reads a fresh result, and keeps zero."""
+        value = node.inputs[0]
+        producer = None if value is None else value.producer()
+        if value is None or producer is None or single_consumer(value) is not node:
+            return False
+        low, high = clamp_bounds(node)
+        computes = producer in self.bias_of or self.role[producer] in (Role.LINEAR, Role.ELEMENTWISE)
+        return computes and (low is None or low <= 0) and (high is None or high >= 0)
+
+    def _quantized(self) -> Iterator[ir.Value]:
+        """Activations with codes: read or written by integer nodes, but for accumulators and float results."""
+        for node in self.graph:
+            if not self.integer(node):
+                continue
+            if not self._reads_accumulator(node):
+                yield from self._data_inputs(node)
+            for out in node.outputs:
+                if is_activation(out) and not self._bare(out):
+                    yield out
+
+    def _reads_accumulator(self, node: ir.Node) -> bool:
+        return node in self.bias_of or (self.role[node] is Role.CLAMP and self.absorbable(node))
+
+    def _bare(self, value: ir.Value) -> bool:
+        """Whether ``value`` needs no codes: what a bias or an absorbed clamp reads, or the float result of a product."""
+        reader = single_consumer(value)
+        if reader is not None and self.integer(reader) and self._reads_accumulator(reader):
+            return True
+        producer = value.producer()
+        linear = None if producer is None else self.bias_of.get(producer, producer)
+        if linear is not None and linear.op_type in ("Gemm", "MatMul"):
+            return not any(self.integer(use.node) for use in value.uses())
+        return False
+
+
+def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:
+    """Constant bounds of a Relu or Clip; None where there is none."""
+    if node.op_type == "Relu":
+        return 0.0, None
+    arrays = [constant_array(v) for v in (*node.inputs[1:], None, None)][:2]
+    low, high = (None if a is None else float(a.item()) for a in arrays)
+    return low, high
+
+
+def place(model: ir.Model, target: Target, restrictions: Restrictions) -> Placement:
+    """The placement of every node of the main graph of a canonical model.
+
+    Raises OptionError where a pattern of ``restrictions`` matches no node.
+    """
+    restrictions.check(model)
+    return Placer(model, target, restrictions).run()

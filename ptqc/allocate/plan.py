@@ -1,0 +1,97 @@
+"""The plan of a placed graph: parameters of activations from their ranges, of constants from their values."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ptqc.allocate.groups import Group
+from ptqc.allocate.place import Placement
+from ptqc.core.arithmetic import affine_params, symmetric_params
+from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.ranges import Range
+from ptqc.core.types import INT32, UINT8, QuantParams, QuantType
+from ptqc.graph.linear import Linear, linear_parts
+from ptqc.graph.walk import constant_array, graph_hash
+
+# Codes of biases stay below this, so that bias and products together cannot overflow an int32 accumulator.
+GREATEST_BIAS_CODE = 2.0**30
+
+
+def activation_params(groups: Iterable[Group], ranges: Mapping[str, Range]) -> dict[str, QuantParams]:
+    """uint8 parameters of every activation; ``ranges`` by the first tensor of each group."""
+    tensors: dict[str, QuantParams] = {}
+    for group in groups:
+        first = affine_params(*group.request.bounded(*ranges[group.request.tensor]), UINT8)
+        for name, factor in group.factors.items():
+            scale = first.scale if factor == 1.0 else np.float32(first.scale * np.float32(factor))
+            tensors[name] = QuantParams(UINT8, scale, first.zero_point)
+    return tensors
+
+
+def weight_params(parts: Linear, kind: QuantType, input_scale: float | None) -> QuantParams:
+    """Symmetric parameters per output channel, wide enough that the bias fits into int32.
+
+    Args:
+        parts: the linear node.
+        kind: signed integer type of the weights.
+        input_scale: scale of the activation, None where it is found at run time.
+    """
+    weights = parts.weight_array
+    others = tuple(axis for axis in range(weights.ndim) if axis != parts.axis)
+    absmax = np.abs(weights).max(axis=others, initial=0.0).astype(np.float64)
+    bias = parts.bias_array
+    if bias is not None and input_scale is not None:
+        absmax = np.maximum(absmax, np.abs(bias) / (input_scale * GREATEST_BIAS_CODE) * kind.qmax)
+    return symmetric_params(absmax, kind, parts.axis)
+
+
+def bias_params(weight: QuantParams, data: QuantParams) -> QuantParams:
+    """int32 parameters at exactly float32(input scale * weight scale), which the fused kernels demand."""
+    scale = (data.scale * weight.scale).astype(np.float32)
+    return QuantParams(INT32, scale, np.zeros(scale.shape, np.int64), axis=0)
+
+
+def make_plan(
+    model: ir.Model,
+    target: str,
+    placement: Placement,
+    groups: Iterable[Group],
+    ranges: Mapping[str, Range],
+    weights: QuantType,
+    provenance: Mapping[str, Any],
+) -> QuantPlan:
+    """The plan of a canonical model.
+
+    Args:
+        model: the canonical float graph; its nodes are those of ``placement``.
+        target: name of the target.
+        ranges: (low, high) by the first tensor of each group.
+        weights: integer type of weights (7 bits where the CPU saturates pairs of products).
+        provenance: recorded as it is.
+    """
+    tensors = activation_params(groups, ranges)
+    for node in model.graph:
+        form = placement.nodes[node.name or ""].form
+        parts = linear_parts(node)
+        if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
+            data = tensors[parts.data.name or ""] if form is Form.KERNEL else None
+            tensors.update(_linear_tensors(parts, weights, data, tensors))
+        elif form is Form.KERNEL:
+            for value in node.inputs:
+                array = constant_array(value)
+                if value is not None and array is not None and array.dtype == np.float32:
+                    low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+                    tensors[value.name or ""] = affine_params(low, high, UINT8)
+    return QuantPlan(target, graph_hash(model), tensors, placement.nodes, provenance)
+
+
+def _linear_tensors(
+    parts: Linear, kind: QuantType, data: QuantParams | None, known: Mapping[str, QuantParams]
+) -> dict[str, QuantParams]:
+    name = parts.weight.name or ""
+    weight = known.get(name) or weight_params(parts, kind, None if data is None else float(data.scale))
+    if data is None or parts.bias is None:
+        return {name: weight}
+    return {name: weight, parts.bias_name: bias_params(weight, data)}

@@ -1,0 +1,1 @@
+"""Choosing the integers of weights and biases once their scales are known."""

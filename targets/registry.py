@@ -1,0 +1,21 @@
+"""The targets by name."""
+
+from functools import cache
+
+from ptqc.core.errors import OptionError, nearest, quoted
+from ptqc.targets.target import Target
+
+SPECS = {"int8": "int8.toml"}
+
+
+def target_names() -> tuple[str, ...]:
+    """Names of all targets, sorted."""
+    return tuple(sorted(SPECS))
+
+
+@cache
+def find_target(name: str) -> Target:
+    """The target of that name. Raises OptionError for an unknown one, naming the nearest."""
+    if name not in SPECS:
+        raise OptionError(f"there is no target {quoted(name)}", fix=nearest(name, target_names()))
+    return Target.from_spec(SPECS[name])
