@@ -69,7 +69,9 @@ def _cut(model: ir.Model, nodes: Sequence[ir.Node], request: RangeRequest, other
         inputs = [copied(value) for value in node.inputs]
         outputs = [ir.Value(name=out.name, type=out.type) for out in node.outputs]
         values.update(zip(node.outputs, outputs, strict=True))
-        copies.append(ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=node.name))
+        copies.append(
+            ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=node.name)
+        )
     by_name = {value.name: value for value in values.values() if value is not None}
     graph = ir.Graph(
         graph_inputs,
