@@ -23,9 +23,11 @@ from ptqc.graph.walk import is_constant, subgraphs
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 # Operators of the optimized graph that multiply and accumulate in float.
-FLOAT_PRODUCTS = (
-    ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "LSTM", "GRU", "RNN")
-    + ("Attention", "MultiHeadAttention", "GroupQueryAttention", "MatMulNBits")  # fmt: skip
+FLOAT_PRODUCTS = frozenset(
+    """
+    Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul Einsum LSTM GRU RNN Attention
+    MultiHeadAttention GroupQueryAttention MatMulNBits
+    """.split()
 )
 
 
@@ -150,7 +152,8 @@ class _Check:
         self.claimed = self._claims()
 
     def report(self) -> FusionReport:
-        integer, total, names = 0, 0, set()
+        integer, total = 0, 0
+        names: set[ir.Node] = set()
         for members, claimed in self.claimed:
             macs = sum(self.macs[node] for node in claimed)
             total += macs
@@ -158,7 +161,9 @@ class _Check:
                 integer += macs
                 names.update(node for node in claimed if self.macs[node])
         behind, ahead = self._reached(forward=True), self._reached(forward=False)
-        islands, outside, detours = [], [], 0
+        islands: list[FloatNode] = []
+        outside: list[FloatNode] = []
+        detours = 0
         for node in self.nodes:
             inside = node in behind and node in ahead
             if node.op_type == "DequantizeLinear":
@@ -194,7 +199,7 @@ class _Check:
                     for member in members.pop(left):
                         group[member] = right
                         members[right].append(member)
-        made_by = {v.name: group[node] for node in self.nodes for v in node.outputs if v.name in self.original}
+        made_by = {v.name or "": group[node] for node in self.nodes for v in node.outputs if v.name in self.original}
         taken: set[ir.Node] = set()
         claims = []
         for index, nodes in members.items():
@@ -207,7 +212,7 @@ class _Check:
                 taken.add(producer)
                 if producer in self.macs:
                     claimed.append(producer)
-                waiting += [v for v in producer.inputs if v is not None and made_by.get(v.name, index) == index]
+                waiting += [v for v in producer.inputs if v is not None and made_by.get(v.name or "", index) == index]
             claims.append((nodes, claimed))
         return claims
 

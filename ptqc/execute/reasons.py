@@ -7,19 +7,24 @@ from ptqc.graph.walk import constant_array, consumers
 
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # QLinearConv, QLinearMatMul and the integer products are standard; the others are the runtime's own.
-INTEGER_KERNELS = (
-    ("MatMulInteger", "ConvInteger", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
-    + ("QAttention", "QEmbedLayerNormalization", "NhwcMaxPool")  # fmt: skip
+INTEGER_KERNELS = frozenset(
+    """
+    MatMulInteger ConvInteger QGemm MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QAttention
+    QEmbedLayerNormalization NhwcMaxPool
+    """.split()
 )
 # Have an integer kernel whatever the parameters on both sides.
-FUSIBLE = (
-    ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "Softmax")
-    + ("LeakyRelu", "Where", "ArgMax")  # fmt: skip
+FUSIBLE = frozenset(
+    """
+    Conv Gemm MatMul Add Mul Concat AveragePool GlobalAveragePool Sigmoid Softmax LeakyRelu Where ArgMax
+    """.split()
 )
 # Run on the codes, if these mean the same on both sides.
-SAME_PARAMETERS = (
-    ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile")
-    + ("DepthToSpace", "ReduceMax", "ReduceMin", "Resize", "Split")  # fmt: skip
+SAME_PARAMETERS = frozenset(
+    """
+    MaxPool Reshape Transpose Flatten Squeeze Unsqueeze Slice Gather Expand Tile DepthToSpace ReduceMax
+    ReduceMin Resize Split
+    """.split()
 )
 PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 

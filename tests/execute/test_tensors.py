@@ -55,7 +55,7 @@ def test_model_stays_as_it_was() -> None:
 
 
 def test_unknown_tensor_names_the_nearest() -> None:
-    with pytest.raises(OptionError, match="unusd.*did you mean 'unused'"):
+    with pytest.raises(OptionError, match=r"unusd.*did you mean 'unused'"):
         TensorRunner(chain(), ["unusd"])
 
 
