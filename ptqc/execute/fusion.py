@@ -24,10 +24,23 @@ from ptqc.graph.walk import is_constant, subgraphs
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 # Operators of the optimized graph that multiply and accumulate in float.
 FLOAT_PRODUCTS = frozenset(
-    """
-    Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul Einsum LSTM GRU RNN Attention
-    MultiHeadAttention GroupQueryAttention MatMulNBits
-    """.split()
+    [
+        "Conv",
+        "FusedConv",
+        "ConvTranspose",
+        "Gemm",
+        "FusedGemm",
+        "MatMul",
+        "FusedMatMul",
+        "Einsum",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Attention",
+        "MultiHeadAttention",
+        "GroupQueryAttention",
+        "MatMulNBits",
+    ]
 )
 
 

@@ -8,23 +8,55 @@ from ptqc.graph.walk import constant_array, consumers
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # QLinearConv, QLinearMatMul and the integer products are standard; the others are the runtime's own.
 INTEGER_KERNELS = frozenset(
-    """
-    MatMulInteger ConvInteger QGemm MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QAttention
-    QEmbedLayerNormalization NhwcMaxPool
-    """.split()
+    [
+        "MatMulInteger",
+        "ConvInteger",
+        "QGemm",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
+        "QAttention",
+        "QEmbedLayerNormalization",
+        "NhwcMaxPool",
+    ]
 )
 # Have an integer kernel whatever the parameters on both sides.
 FUSIBLE = frozenset(
-    """
-    Conv Gemm MatMul Add Mul Concat AveragePool GlobalAveragePool Sigmoid Softmax LeakyRelu Where ArgMax
-    """.split()
+    [
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Add",
+        "Mul",
+        "Concat",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Sigmoid",
+        "Softmax",
+        "LeakyRelu",
+        "Where",
+        "ArgMax",
+    ]
 )
 # Run on the codes, if these mean the same on both sides.
 SAME_PARAMETERS = frozenset(
-    """
-    MaxPool Reshape Transpose Flatten Squeeze Unsqueeze Slice Gather Expand Tile DepthToSpace ReduceMax
-    ReduceMin Resize Split
-    """.split()
+    [
+        "MaxPool",
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Gather",
+        "Expand",
+        "Tile",
+        "DepthToSpace",
+        "ReduceMax",
+        "ReduceMin",
+        "Resize",
+        "Split",
+    ]
 )
 PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
