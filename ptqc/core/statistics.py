@@ -4,8 +4,10 @@ Histogram bins have a width that is a power of two and edges at its multiples. W
 neighbouring bins, so the result does not depend on how the data was cut into batches, or on their order.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -33,14 +35,33 @@ class Histogram:
         """Histogram of finite float values of any shape; at least one value."""
         low, high = float(values.min()), float(values.max())
         exponent = _fitting_exponent(low, high)
-        first = int(np.floor(np.ldexp(low, -exponent)))
-        bins = np.floor(np.ldexp(values.astype(np.float64, copy=False).ravel(), -exponent)).astype(np.int64)
-        return cls(exponent, first, np.bincount(bins - first))
+        first = math.floor(math.ldexp(low, -exponent))
+        # In float64 the product with a power of two, the floor and the difference are exact.
+        bins = values.astype(np.float64).ravel()
+        bins *= math.ldexp(1.0, -exponent)
+        np.floor(bins, out=bins)
+        bins -= first
+        return cls(exponent, first, np.bincount(bins.astype(np.intp)))
 
     @property
     def centres(self) -> Array:
         """Middle of each bin, float64 [bins]."""
         return np.ldexp(self.first + np.arange(len(self.counts)) + 0.5, self.exponent)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"exponent": self.exponent, "first": self.first, "counts": self.counts.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`; ValueError, TypeError or KeyError on anything else."""
+        counts = np.asarray(data["counts"])
+        if counts.dtype.kind != "i" or counts.ndim != 1 or not 1 <= len(counts) <= MAX_BINS or counts.min() < 0:
+            raise ValueError("counts of a histogram must be 1 to 4096 whole numbers")
+        exponent, first = data["exponent"], data["first"]
+        if type(exponent) is not int or type(first) is not int or abs(exponent) > 1100 or abs(first) > 1 << 53:
+            raise ValueError("bad bins of a histogram")
+        return cls(exponent, first, counts.astype(np.int64))
 
     def widened(self, exponent: int) -> "Histogram":
         """The same counts in bins of width 2**exponent, which is not less than the present width."""
@@ -70,8 +91,10 @@ def _fitting_exponent(low: float, high: float) -> int:
     """Least exponent for which [low, high] needs at most MAX_BINS bins; not below 2**-60 of the magnitude."""
     magnitude = max(abs(low), abs(high), 2.0**-126)
     extent = max(high - low, magnitude * 2.0**-20)
-    exponent = int(np.ceil(np.log2(extent / MAX_BINS)))
-    while np.floor(np.ldexp(high, -exponent)) - np.floor(np.ldexp(low, -exponent)) + 1 > MAX_BINS:
+    # frexp: extent = m * 2**e with 0.5 <= m < 1, so 2**e is the least power of two that is not below it, or twice that.
+    mantissa, power = math.frexp(extent / MAX_BINS)
+    exponent = power - 1 if mantissa == 0.5 else power
+    while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) + 1 > MAX_BINS:
         exponent += 1
     return exponent
 
@@ -123,3 +146,28 @@ class Statistics:
             self.nans + other.nans,
             self.infinities + other.infinities,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; floats survive exactly."""
+        return {
+            "count": self.count,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "total": self.total,
+            "total_squares": self.total_squares,
+            "histogram": None if self.histogram is None else self.histogram.to_json(),
+            "nans": self.nans,
+            "infinities": self.infinities,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`; ValueError, TypeError or KeyError on anything else."""
+        floats = [float(data[key]) for key in ("minimum", "maximum", "total", "total_squares")]
+        counts = [data[key] for key in ("count", "nans", "infinities")]
+        if not all(map(math.isfinite, floats)) or floats[0] > floats[1]:
+            raise ValueError("bad extremes or sums")
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("counts must be whole numbers")
+        histogram = None if data["histogram"] is None else Histogram.from_json(data["histogram"])
+        return cls(counts[0], *floats, histogram, *counts[1:])
