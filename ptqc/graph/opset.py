@@ -1,0 +1,123 @@
+"""Bringing a model to the opset that passes are written for, with onnx's own converter."""
+
+import onnx
+import onnx_ir as ir
+
+from ptqc.core.errors import ModelError
+from ptqc.graph.versions import (
+    CANONICAL_IR_VERSION,
+    CANONICAL_OPSET,
+    NEWEST_IR_VERSION,
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    ir_version_for,
+)
+from ptqc.graph.walk import STANDARD_DOMAINS, graphs
+
+_SMALL_BYTES = 1024  # constants that the converter may need to see: axes, scales, shapes
+
+# IR version in which an element type first appeared.
+_IR_OF_TYPE = {
+    ir.DataType.FLOAT8E4M3FN: 9,
+    ir.DataType.FLOAT8E4M3FNUZ: 9,
+    ir.DataType.FLOAT8E5M2: 9,
+    ir.DataType.FLOAT8E5M2FNUZ: 9,
+    ir.DataType.UINT4: 10,
+    ir.DataType.INT4: 10,
+    ir.DataType.FLOAT4E2M1: 11,
+    ir.DataType.FLOAT8E8M0: 12,
+    ir.DataType.UINT2: 13,
+    ir.DataType.INT2: 13,
+}
+
+
+def standard_opset(model: ir.Model) -> int | None:
+    """Version of the standard domain that the model imports, or None."""
+    return next((model.opset_imports[domain] for domain in STANDARD_DOMAINS if domain in model.opset_imports), None)
+
+
+def canonical_opset(model: ir.Model) -> tuple[ir.Model, str | None]:
+    """The model in CANONICAL_OPSET where it was older and the converter manages, else in the newest that works.
+
+    Newer models, up to NEWEST_OPSET, stay as they are. Returns the model (a new one if it was converted) and a
+    sentence for the notes. Raises ModelError for opsets that are too new, or too old to be converted.
+    """
+    opset = standard_opset(model)
+    if opset is None:
+        model.graph.opset_imports[""] = CANONICAL_OPSET
+        return model, None
+    if opset > NEWEST_OPSET:
+        raise ModelError(
+            f"the model has opset {opset}",
+            why=f"the newest that the runtime executes is {NEWEST_OPSET}",
+            fix=f"export it with opset_version={CANONICAL_OPSET}",
+        )
+    if opset >= CANONICAL_OPSET:
+        return model, None
+    least = max(opset + 1, OLDEST_OPSET)
+    reason = ""
+    for goal in range(CANONICAL_OPSET, least - 1, -1):
+        try:
+            return _converted(model, goal), f"converted from opset {opset} to {goal}"
+        except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+            reason = reason or " ".join(str(error).split())[:200]
+    if opset >= OLDEST_OPSET:
+        return model, f"kept at opset {opset}: onnx cannot convert it ({reason})"
+    raise ModelError(
+        f"the model has opset {opset}, which cannot be converted to {OLDEST_OPSET} or later",
+        why=reason,
+        fix=f"export it with opset_version={CANONICAL_OPSET}",
+    )
+
+
+def set_ir_version(model: ir.Model) -> None:
+    """Sets the IR version that belongs to the opset and the element types in use, at most NEWEST_IR_VERSION."""
+    opset = standard_opset(model) or CANONICAL_OPSET
+    tensors = [value.const_value for graph in graphs(model) for value in graph.initializers.values()]
+    needed = [_IR_OF_TYPE.get(tensor.dtype, 0) for tensor in tensors if tensor is not None]
+    model.ir_version = min(max([ir_version_for(opset), *needed]), NEWEST_IR_VERSION)
+
+
+def _converted(model: ir.Model, goal: int) -> ir.Model:
+    """Converts without handing large weights to the converter, which copies all that it is given.
+
+    Large weights become inputs for the conversion and come back by name; what the converter does not know of
+    (metadata, documentation) is copied over.
+    """
+    work = model.clone()
+    weights: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(work.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and (tensor.nbytes > _SMALL_BYTES or tensor.dtype in _IR_OF_TYPE):
+            weights[name] = tensor
+            value.const_value = None
+            work.graph.initializers.pop(name)
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            work.graph.inputs.append(value)
+    work.ir_version = CANONICAL_IR_VERSION  # before version 4 constants had to be inputs too, which ours are not
+    proto = onnx.version_converter.convert_version(ir.to_proto(work), goal)
+    converted = ir.from_proto(proto)
+    for value in list(converted.graph.inputs):
+        if value.name in weights:
+            converted.graph.inputs.remove(value)
+            value.const_value = weights[value.name]
+            converted.graph.register_initializer(value)
+    _copy_texts(model, converted)
+    return converted
+
+
+def _copy_texts(source: ir.Model, target: ir.Model) -> None:
+    target.metadata_props.update(source.metadata_props)
+    target.doc_string, target.domain, target.model_version = source.doc_string, source.domain, source.model_version
+    target.producer_name, target.producer_version = source.producer_name, source.producer_version
+    target.graph.doc_string = source.graph.doc_string
+    target.graph.name = source.graph.name
+    target.graph.metadata_props.update(source.graph.metadata_props)
+    for domain, version in source.graph.opset_imports.items():
+        if domain not in STANDARD_DOMAINS:
+            target.graph.opset_imports.setdefault(domain, version)
+    texts = {node.name: node for node in source.graph}
+    for node in target.graph:
+        if (old := texts.get(node.name)) is not None and old.op_type == node.op_type:
+            node.doc_string = old.doc_string
+            node.metadata_props.update(old.metadata_props)
