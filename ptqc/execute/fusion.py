@@ -133,9 +133,9 @@ def _opened(model: ir.Model | bytes | Path) -> ir.Model:
             proto.ParseFromString(model)
         except Exception as error:  # protobuf's DecodeError has no stable import path
             raise ModelError("the bytes are no ONNX model", why=str(error)) from error
-        opened = load_model(proto)
+        opened = load_model(proto, allow_quantized=True)
     else:
-        opened = model.clone() if isinstance(model, ir.Model) else load_model(model)
+        opened = model.clone() if isinstance(model, ir.Model) else load_model(model, allow_quantized=True)
     infer_shapes(opened)
     return opened
 
