@@ -3,14 +3,16 @@
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ptqc.core.errors import OutputError, quoted
 
-Writer = Callable[[BinaryIO], None]
+Writer = Callable[[BinaryIO], object]
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -19,27 +21,94 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises OutputError for a folder that cannot be written, a full disk or a path that is a folder.
     """
     content = data.encode() if isinstance(data, str) else data
-    replace_together({path: lambda file: _write_all(file, content)})
+    replace_together({path: lambda file: file.write(content)})
 
 
-def replace_together(writers: Mapping[Path, Writer]) -> None:
-    """Writes several files of one folder and renames them into place in the order given.
+def replace_together(writers: Mapping[Path, Writer], created: Sequence[Path] = ()) -> None:
+    """Writes several files and renames them into place in the order given.
 
     Everything is on disk before the first rename. If a later rename fails, what the earlier ones replaced is put
     back. After any failure only the old files are there, and nothing else.
 
+    Args:
+        writers: final path -> function that writes the content into the open file.
+        created: files made just before for these ones, to be removed again on failure.
+
     Raises OutputError for a folder that cannot be written, a full disk or a path that is a folder.
     """
-    written: list[tuple[Path, Path]] = []
+    with contextlib.ExitStack() as stack:
+        written: list[tuple[Path, Temporary]] = []
+        try:
+            for path, writer in writers.items():
+                final = resolved(path)
+                file, temporary = stack.enter_context(temporary_file(final))
+                with _as_output_error(final):
+                    writer(file)
+                written.append((final, temporary))
+            _commit_all(written)
+        except BaseException:
+            for path in created:
+                discard(path)
+            raise
+
+
+@dataclass(slots=True)
+class Temporary:
+    """A file in the making, in the folder where it will stand.
+
+    Attributes:
+        path: its temporary name.
+        existed: after ``commit``, whether it replaced a file.
+    """
+
+    path: Path
+    file: BinaryIO
+    existed: bool = False
+
+    def commit(self, final: Path) -> None:
+        """Flushes the file to disk and gives it its name. OutputError where that fails."""
+        with _as_output_error(final):
+            self.flush()
+            self.existed = final.exists()
+            os.chmod(self.path, _mode(final))
+            os.replace(self.path, final)
+            _sync_folder(final.parent)
+
+    def flush(self) -> None:
+        """Puts everything written so far on disk; the file is complete after this."""
+        if not self.file.closed:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+
+@contextlib.contextmanager
+def temporary_file(final: Path) -> Iterator[tuple[BinaryIO, Temporary]]:
+    """A new file beside ``final``, removed at the end unless it was committed.
+
+    Errors of the body that concern this file are the user's: they become OutputError.
+    """
+    if final.is_dir():
+        raise output_error(final, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    with _as_output_error(final):
+        descriptor, name = tempfile.mkstemp(prefix=f".{final.name[:100]}.", suffix=".tmp", dir=final.parent)
+    path = Path(name)
     try:
-        for path, writer in writers.items():
-            written.append((path, _write_temporary(path, writer)))
-        _rename_all(written)
-    except OSError as error:
-        raise output_error(next(iter(writers)), error) from error
+        with _as_output_error(final), os.fdopen(descriptor, "wb") as file:
+            yield file, Temporary(path, file)
     finally:
-        for _, temporary in written:
-            _discard(temporary)
+        discard(path)
+
+
+def resolved(path: Path) -> Path:
+    """The path that is really meant, links followed, so that a link is written through and not replaced."""
+    return Path(os.path.realpath(path))
+
+
+def discard(path: Path) -> None:
+    """Removes a file of ours; that it is gone already or cannot be removed does not matter."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -48,9 +117,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError("cannot write", where=where, why="the disk is full", fix="free some space and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(
-            "cannot write", where=where, why="the folder or file may not be written", fix="choose another -o"
-        )
+        return OutputError("cannot write", where=where, why="the folder may not be written", fix="choose another place")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return OutputError("cannot write", where=where, why="there is no such folder", fix="create the folder first")
     if error.errno == errno.EISDIR:
@@ -58,26 +125,12 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError("cannot write", where=where, why=error.strerror or type(error).__name__)
 
 
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-
-
-def _write_temporary(path: Path, writer: Writer) -> Path:
-    """A complete, flushed file beside ``path``; removed again if anything fails."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            writer(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path))
-    except BaseException:
-        _discard(temporary)
-        raise
-    return temporary
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _mode(path: Path) -> int:
@@ -89,17 +142,18 @@ def _mode(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def _rename_all(written: list[tuple[Path, Path]]) -> None:
+def _commit_all(written: list[tuple[Path, Temporary]]) -> None:
+    for path, temporary in written:
+        with _as_output_error(path):
+            temporary.flush()
     if len(written) == 1:
         path, temporary = written[0]
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        temporary.commit(path)
         return
-    with _backups([path for path, _ in written]) as undo:
+    with _backups([path for path, _ in written]) as done:
         for path, temporary in written:
-            undo.append(path)
-            os.replace(temporary, path)
-    _sync_folder(written[0][0].parent)
+            done.append(path)
+            temporary.commit(path)
 
 
 @contextlib.contextmanager
@@ -110,26 +164,33 @@ def _backups(paths: list[Path]) -> Iterator[list[Path]]:
     try:
         for path in paths:
             if path.exists():
-                backup = path.with_name(f".{path.name[:100]}.{os.getpid()}.old")
-                _discard(backup)
-                os.link(path, backup)
-                saved[path] = backup
+                with _as_output_error(path):
+                    saved[path] = _second_name(path)
         yield replaced
     except BaseException:
         for path in replaced:
             if path in saved:
                 os.replace(saved.pop(path), path)
             else:
-                _discard(path)
+                discard(path)
         raise
     finally:
         for backup in saved.values():
-            _discard(backup)
+            discard(backup)
 
 
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
+def _second_name(path: Path) -> Path:
+    backup = path.with_name(f".{path.name[:100]}.{os.getpid()}.old")
+    discard(backup)
+    try:
+        os.link(path, backup)
+    except OSError:  # a file system without hard links
+        try:
+            shutil.copy2(path, backup)
+        except OSError:
+            discard(backup)
+            raise
+    return backup
 
 
 def _sync_folder(folder: Path) -> None:
