@@ -19,6 +19,10 @@ BUILTIN: Mapping[str, str] = {
     "remove-identities": "ptqc.passes.remove_identities:RemoveIdentities",
     "fold-batchnorm": "ptqc.passes.fold_batchnorm:FoldBatchNorm",
     "matmul-to-gemm": "ptqc.passes.matmul_to_gemm:MatMulToGemm",
+    "lower-hardswish": "ptqc.passes.lower_hardswish:LowerHardSwish",
+    "lower-reduce-mean": "ptqc.passes.lower_reduce_mean:LowerReduceMean",
+    "lower-average-pool": "ptqc.passes.lower_average_pool:LowerAveragePool",
+    "lower-channel-shuffle": "ptqc.passes.lower_channel_shuffle:LowerChannelShuffle",
 }
 
 
