@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from ptqc.core.errors import DataError, ModelError
 from ptqc.core.types import Array
+from ptqc.graph.versions import NEWEST_IR_VERSION as NEWEST_IR_VERSION
+from ptqc.graph.versions import NEWEST_OPSET as NEWEST_OPSET
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 accepts
-NEWEST_IR_VERSION = 13
 # A protobuf message ends at 2 GiB; beyond this size weights go to a file beside the model.
 LARGEST_MESSAGE_BYTES = 1_800_000_000
 

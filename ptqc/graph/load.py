@@ -190,8 +190,12 @@ def _sort(model: ir.Model) -> str | None:
 
 def _fix_names(model: ir.Model) -> str | None:
     nodes, values = fix_names(model)
-    parts = [f"{count} {kind}" for count, kind in ((nodes, "nodes"), (values, "tensors")) if count]
-    return f"{' and '.join(parts)} without a name of their own got one" if parts else None
+    parts = [_counted(count, kind) for count, kind in ((nodes, "node"), (values, "tensor")) if count]
+    return f"{' and '.join(parts)} without a unique name got one" if parts else None
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _fix_inputs(model: ir.Model) -> str | None:
@@ -202,7 +206,7 @@ def _fix_inputs(model: ir.Model) -> str | None:
     if not both or (model.ir_version or 0) < 4:
         return None
     names = ", ".join(quoted(value.name) for value in both[:3]) + (", ..." if len(both) > 3 else "")
-    return f"{len(both)} inputs with default values are constants now: {names}"
+    return f"{_counted(len(both), 'input')} with default values became constants: {names}"
 
 
 def _lift_constants(model: ir.Model) -> None:
