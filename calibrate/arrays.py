@@ -4,8 +4,11 @@ Files are read, not mapped: mapped pages count as memory of the process. Nothing
 declares are compared with the bytes that are there before anything is allocated.
 """
 
+import lzma
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +22,16 @@ from ptqc.core.types import Array
 
 MAX_ROW_BYTES = 1 << 30
 MAX_MEMBERS = 100_000
+# What reading a damaged, encrypted or unusually packed member of an archive raises.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 class RowReader(Protocol):
@@ -110,7 +123,7 @@ class StreamReader:
         wanted = math.prod(shape) * self.dtype.itemsize
         try:
             data = self.stream.read(wanted)
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        except (*DAMAGED, OSError) as error:
             raise _damaged(self.where, str(error)) from error
         if len(data) != wanted:
             raise _damaged(self.where, "it ends early")
@@ -131,7 +144,7 @@ def opened(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
                 return
             with zipfile.ZipFile(file) as archive, archive.open(member) as stream:
                 yield stream
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise _damaged(str(path), f"it is no readable zip archive ({error})") from error
     except OSError as error:
         raise DataError("the file cannot be read", where=str(path), why=str(error.strerror or error)) from error
@@ -148,7 +161,7 @@ def read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtyp
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError, TypeError, SyntaxError, UnicodeError, tokenize.TokenError) as error:
         raise DataError(
             "this is no NumPy array",
             where=where,
@@ -159,6 +172,8 @@ def read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtyp
         raise DataError(
             f"the array holds {dtype}, not numbers", where=where, fix="store numbers; objects are not unpickled"
         )
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise _damaged(where, f"the header says {shape}")
     if fortran and len(shape) > 1:
         raise DataError(
             "the array is stored in Fortran order, which cannot be read sample by sample",
@@ -174,7 +189,8 @@ def open_npy(path: Path) -> FileRows:
     """The array of a ``.npy`` file; DataError for anything else."""
     with opened(path) as stream:
         shape, dtype = read_header(stream, str(path))
-        present = path.stat().st_size - stream.tell()
+        start = stream.tell()
+        present = stream.seek(0, 2) - start
     return _sized(FileRows(path, None, shape, dtype, str(path)), present)
 
 

@@ -175,7 +175,8 @@ class _SeekingReader:
 
 def _write(file: IO[bytes], array: Array) -> None:
     # NumPy's own types only: the names of extension types do not survive in a header.
-    np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+    known = array.astype(np.float32) if array.dtype.kind == "V" else array
+    np.lib.format.write_array(file, np.asarray(known, order="C"), allow_pickle=False)
 
 
 def _whole(rows: Rows) -> Array:

@@ -59,7 +59,7 @@ def find_layout(specs: Sequence[InputSpec], shapes: Mapping[str, Shape], where: 
     fixed = {
         spec.name: _fixed_calls(spec, kinds[spec.name], shapes[spec.name], where)
         for spec in specs
-        if kinds[spec.name] == "stack" or (kinds[spec.name] == "slice" and _fixed_rows(spec) is not None)
+        if kinds[spec.name] == "stack" or (kinds[spec.name] in ("slice", "bare") and _fixed_rows(spec) is not None)
     }
     loose = {
         name: shapes[name][0] if kind == "slice" else 1
@@ -108,6 +108,8 @@ def _fixed_rows(spec: InputSpec) -> int | None:
 
 def _fixed_calls(spec: InputSpec, kind: Kind, found: Shape, where: str) -> int:
     rows = _fixed_rows(spec)
+    if kind == "bare":
+        return 1
     if kind == "stack" or rows is None:
         return found[0]
     if rows > 0 and 0 < found[0] < rows:

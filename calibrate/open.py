@@ -2,61 +2,141 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ptqc.calibrate.arrays import Rows, open_npy, open_npz
+from ptqc.calibrate.arrays import open_npy, open_npz
+from ptqc.calibrate.images import as_pixels, is_image, list_names, open_images
 from ptqc.calibrate.items import open_items
+from ptqc.calibrate.labels import with_labels
 from ptqc.calibrate.named import named_table
+from ptqc.calibrate.preprocess import Preprocessing
+from ptqc.calibrate.protos import open_protos
 from ptqc.calibrate.source import InputSpec, Source
 from ptqc.calibrate.tables import Table, open_tables
-from ptqc.core.errors import DataError
+from ptqc.core.errors import DataError, OptionError
+
+KINDS = "give .npz, .npy or .pb files, a folder or zip archive of images, an iterable of dicts, or get_next()"
 
 
-def open_source(data: Any, inputs: Sequence[InputSpec], *, limit: int | None = None) -> Source:
+def open_source(
+    data: Any,
+    inputs: Sequence[InputSpec],
+    *,
+    limit: int | None = None,
+    preprocessing: Preprocessing | str | None = None,
+    labels: Any = None,
+) -> Source:
     """The samples in ``data``, checked against the inputs of a model.
 
+    The first axis of arrays numbers the samples: it is the model's first axis, or, where an array has one axis more
+    than the model's input, an axis of its own. Values are converted to the model's type if that keeps them.
+
     Args:
-        data: a path (``.npz``, ``.npy``, a folder of them), an iterable of dicts, or an object with ``get_next()``.
+        data: a path (``.npz``, ``.npy``, a folder of these, a folder or zip of images, ``.pb`` tensors), an iterable
+            of dicts {input name: array} or tuples (a torch DataLoader), or an object with ``get_next()``.
         inputs: what the model takes.
         limit: use at most that many samples, from the first.
+        preprocessing: what is done to images, or to arrays of uint8 pixels; its text form is accepted too.
+        labels: class of each sample, where the data does not hold them: numbers, or a ``.csv``, ``.npy``, ``.npz``.
 
     Raises:
-        DataError: the data is missing, empty, damaged, or does not fit the inputs.
+        DataError: the data is missing, empty, damaged, or does not fit the inputs; labels that do not fit the data.
+        OptionError: bad preprocessing, or preprocessing for data that are no images.
     """
-    if isinstance(data, (str, os.PathLike)):
-        return _open_path(Path(data), tuple(inputs), limit)
-    return open_items(data, tuple(inputs), limit)
-
-
-def _open_path(path: Path, specs: tuple[InputSpec, ...], limit: int | None) -> Source:
+    steps = Preprocessing.parse(preprocessing) if isinstance(preprocessing, str) else preprocessing
+    if limit is not None and limit < 1:
+        raise OptionError(f"{limit} samples are no samples", fix="give a number of at least 1")
+    specs = tuple(inputs)
+    if not specs:
+        raise DataError("the model has no inputs, so there is nothing to calibrate")
+    if not isinstance(data, (str, os.PathLike)):
+        if steps is not None:
+            raise OptionError(
+                "preprocessing applies to images in files", fix="prepare the arrays before handing them over"
+            )
+        return _labelled(open_items(data, specs, limit), labels, limit)
+    path = Path(data)
     if not path.exists():
         raise DataError("there is no such file or folder", where=str(path), fix="check the path of the data")
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy"))
-    if not files:
-        raise DataError("the folder holds no .npz or .npy files", where=str(path))
+    kind, files = _kind(path)
+    if kind == "images":
+        return _open_images(path, specs, steps, labels, limit)
+    if kind == "protos":
+        if steps is not None:
+            raise OptionError("preprocessing applies to images, these are tensors", where=str(path))
+        return _labelled(open_protos(path, specs, limit), labels, limit)
+    return _labelled(_open_arrays(path, files, specs, steps, limit), labels, limit)
+
+
+def _labelled(source: Source, labels: Any, limit: int | None) -> Source:
+    return source if labels is None else with_labels(source, labels, limited=limit is not None)
+
+
+def _kind(path: Path) -> tuple[str, list[Path]]:
+    """images, protos or arrays, and in the last case the files."""
+    if not path.is_dir():
+        suffix = path.suffix.lower()
+        if suffix == ".zip":
+            return "images", []
+        if suffix in (".npz", ".npy", ".pb"):
+            return ("protos" if suffix == ".pb" else "arrays"), [path]
+        raise DataError("data of this kind cannot be read", where=str(path), fix=KINDS)
+    names = list_names(path)
+    # Files beside their labels must not be taken for data: labels.npy.
+    arrays = [path / name for name in names if name.endswith((".npz", ".npy")) and "/" not in name]
+    arrays = [file for file in arrays if file.stem not in ("labels", "label")]
+    if arrays:
+        return "arrays", arrays
+    if any(PurePosixPath(name).suffix == ".pb" for name in names):
+        return "protos", []
+    if any(map(is_image, names)):
+        return "images", []
+    raise DataError("the folder holds no data", where=str(path), fix=KINDS)
+
+
+def _open_images(
+    path: Path, specs: tuple[InputSpec, ...], steps: Preprocessing | None, labels: Any, limit: int | None
+) -> Source:
+    if len(specs) != 1:
+        raise DataError(
+            f"images cannot feed {len(specs)} inputs", where=str(path), fix="store an .npz with input names as keys"
+        )
+    if isinstance(labels, (str, os.PathLike)) and Path(labels).suffix == ".csv":
+        return open_images(path, specs[0], steps, Path(labels), limit)
+    return _labelled(open_images(path, specs[0], steps, None, limit), labels, limit)
+
+
+def _open_arrays(
+    path: Path, files: Sequence[Path], specs: tuple[InputSpec, ...], steps: Preprocessing | None, limit: int | None
+) -> Source:
     notes: dict[str, None] = {}
     for file in files:
-        notes.update(dict.fromkeys(_array_table(file, specs)[1]))
+        notes.update(dict.fromkeys(_array_table(file, specs, steps)[1]))
 
     def tables() -> Iterator[Table]:
-        return (_array_table(file, specs)[0] for file in files)
+        return (_array_table(file, specs, steps)[0] for file in files)
 
     return open_tables(str(path), specs, tables, limit, tuple(notes))
 
 
-def _array_table(path: Path, specs: tuple[InputSpec, ...]) -> tuple[Table, tuple[str, ...]]:
-    if path.suffix == ".npz":
-        return named_table(specs, open_npz(path), str(path))
-    if path.suffix != ".npy":
-        raise DataError("data of this kind cannot be read", where=str(path), fix="give an .npz or .npy file")
-    if len(specs) != 1:
+def _array_table(
+    path: Path, specs: tuple[InputSpec, ...], steps: Preprocessing | None
+) -> tuple[Table, tuple[str, ...]]:
+    if path.suffix.lower() == ".npz":
+        table, notes = named_table(specs, open_npz(path), str(path))
+    elif len(specs) == 1:
+        table, notes = named_table(specs, {specs[0].name: open_npy(path)}, str(path))
+    else:
         raise DataError(
             f"one .npy file cannot feed {len(specs)} inputs",
             where=str(path),
             fix="store an .npz with input names as keys",
         )
-    arrays: dict[str, Rows] = {specs[0].name: open_npy(path)}
-    return named_table(specs, arrays, str(path))
+    if steps is None:
+        return table, notes
+    if len(specs) != 1:
+        raise OptionError("preprocessing applies to models with one input", where=str(path))
+    rows, more = as_pixels(table.arrays[specs[0].name], specs[0], steps, str(path))
+    return replace(table, arrays={specs[0].name: rows}), (*notes, *more)

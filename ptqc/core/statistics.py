@@ -46,7 +46,8 @@ class Histogram:
     @property
     def centres(self) -> Array:
         """Middle of each bin, float64 [bins]."""
-        return np.ldexp(self.first + np.arange(len(self.counts)) + 0.5, self.exponent)
+        centres: Array = np.ldexp(self.first + np.arange(len(self.counts)) + 0.5, self.exponent)
+        return centres
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -170,4 +171,13 @@ class Statistics:
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("counts must be whole numbers")
         histogram = None if data["histogram"] is None else Histogram.from_json(data["histogram"])
-        return cls(counts[0], *floats, histogram, *counts[1:])
+        return cls(
+            count=counts[0],
+            minimum=floats[0],
+            maximum=floats[1],
+            total=floats[2],
+            total_squares=floats[3],
+            histogram=histogram,
+            nans=counts[1],
+            infinities=counts[2],
+        )
