@@ -31,7 +31,7 @@ def inline_functions(model: ir.Model) -> tuple[ir.Model, str | None]:
     except (PreconditionError, ValueError, RuntimeError, IndexError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            "the model's functions cannot be inlined", why=reason, fix="export it without model-local functions"
+            "the model's functions cannot be inlined", why=reason, fix="export it without functions, or with one opset for all"
         ) from error
     model.functions.clear()
     return model, f"{count} model-local functions inlined" if count > 1 else "1 model-local function inlined"

@@ -22,7 +22,7 @@ def fix_names(model: ir.Model) -> tuple[int, int]:
         if value in done:
             return 0
         done.add(value)
-        fresh = values.fresh(value.name or stem)
+        fresh = values.fresh(value.name, stem)
         if fresh == value.name:
             return 0
         value.name = fresh
@@ -36,7 +36,7 @@ def fix_names(model: ir.Model) -> tuple[int, int]:
         for value in _boundary(graph):
             changed_values += settle(value, "value")
         for node in graph:
-            fresh = nodes.fresh(node.name or node.op_type)
+            fresh = nodes.fresh(node.name, node.op_type)
             changed_nodes += fresh != node.name
             node.name = fresh
             for value in node.outputs:
@@ -56,11 +56,13 @@ class _Scope:
     def reserve(self, name: str) -> None:
         self._reserved.add(name)
 
-    def fresh(self, name: str) -> str:
-        candidate = name
+    def fresh(self, name: str | None, stem: str) -> str:
+        """``name`` if it is given and free, else a new name from it or from ``stem``."""
+        base = name or stem
+        candidate = base
         while candidate in self._taken or (candidate != name and candidate in self._reserved):
-            self._counts[name] += 1
-            candidate = f"{name}_{self._counts[name]}"
+            self._counts[base] += 1
+            candidate = f"{base}_{self._counts[base]}"
         self._taken.add(candidate)
         return candidate
 

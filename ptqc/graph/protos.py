@@ -28,6 +28,10 @@ def check_protos(proto: onnx.ModelProto) -> None:
 
     Raises ModelError that names the node or tensor. Nothing is allocated for what a tensor merely declares.
     """
+    if not proto.opset_import:
+        raise ModelError(
+            "the model names no opset", why="it is cut off, or was written by a broken exporter", fix="export it again"
+        )
     if not proto.graph.output:
         raise ModelError("the model has no outputs", fix="export it again with its outputs named")
     _check_bodies([proto.graph], frozenset(), 0)

@@ -66,7 +66,8 @@ def replace_all_uses(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
         new.shape = old.shape
     if new.type is None:
         new.type = old.type
-    ir.convenience.replace_all_uses_with(old, new)
+    for usage in tuple(old.uses()):
+        usage.node.replace_input_with(usage.idx, new)
     if graph is None:
         return
     name, old_shape, old_type = old.name, old.shape, old.type

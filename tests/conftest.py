@@ -1,0 +1,17 @@
+"""What tests of several packages share: the folder of real models and data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real models and data: ``PTQC_DATA``, or ``../shared/data`` beside the repository."""
+    root = Path(os.environ.get("PTQC_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (root / "manifest.json").is_file():
+        pytest.skip(f"needs the models and data of {root} (set PTQC_DATA)")
+    return root
