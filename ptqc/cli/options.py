@@ -1,0 +1,88 @@
+"""Options that several commands share, and the words that they accept."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ptqc.cli.console import Console
+from ptqc.core.errors import OptionError, nearest, quoted
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+class Word(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
+    """One of some words; for any other the nearest is suggested."""
+
+    name = "word"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word. OptionError for any other."""
+        if value in self.words:
+            return str(value)
+        option = param.opts[0] if param is not None else ""
+        raise OptionError(f"{option} does not know {quoted(value)}", fix=nearest(str(value), self.words))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As in the help: ``[qdq|qoperator]``."""
+        return f"[{'|'.join(self.words)}]"
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json``, ``-v`` and ``-q``; the function receives the ``console`` that they ask for."""
+
+    @wraps(function)
+    def with_console(*args: Any, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> Any:
+        return function(*args, console=Console(as_json, int(verbose) - int(quiet)), **options)
+
+    decorated: Callable[..., Any] = with_console
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else."),
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
+def data_options(required: bool, samples: int | None = None) -> Callable[[F], F]:
+    """``--data``, ``--samples`` and ``--preprocess``; ``samples`` is the default, None for all."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option("--preprocess", metavar="SPEC", help="How images become inputs: resize=256,crop=224,mean=..."),
+            click.option(
+                "--samples",
+                type=click.IntRange(min=1),
+                default=samples,
+                metavar="N",
+                help="Use at most so many samples, from the first.",
+            ),
+            click.option(
+                "--data",
+                type=FILE,
+                required=required,
+                metavar="PATH",
+                help="Sample inputs: .npz, .npy, a folder or zip of images, or a folder of .pb tensors.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def run_options(function: F) -> F:
+    """``--seed`` and ``--threads``."""
+    seed = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Of everything random.")
+    threads = click.option(
+        "--threads", type=click.IntRange(min=1), default=1, metavar="N", help="Threads of the runtime."
+    )
+    return seed(threads(function))

@@ -1,0 +1,194 @@
+"""``ptqc quantize``: a float model becomes an integer one, with a report of what was measured."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ptqc.cli.config import config_option
+from ptqc.cli.console import Console
+from ptqc.cli.options import FILE, Word, data_options, output_options
+from ptqc.core.errors import ModelError, OptionError, quoted
+
+if TYPE_CHECKING:
+    from ptqc.api import Result
+    from ptqc.report.gates import Gates
+    from ptqc.report.report import Report
+
+METHODS = ("auto", "minmax", "percentile", "entropy", "mse", "consumer-error")
+GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup")
+
+
+def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What becomes integer, and in which form."""
+    for option in (
+        click.option(
+            "--pass", "passes", multiple=True, metavar="SPEC", help="Also run a pass: name, module:Class[@after=name]."
+        ),
+        click.option(
+            "--activations",
+            type=Word(("auto", "static", "dynamic")),
+            default="auto",
+            help="Ranges of Gemm and MatMul inputs: fixed, found at run time, or whichever loses less.",
+        ),
+        click.option("--op-types", metavar="A,B", help="Only these operators may become integer."),
+        click.option(
+            "--precision",
+            multiple=True,
+            metavar="PATTERN=P",
+            help="Precision (w8a8, float) of the nodes that match; may be repeated.",
+        ),
+        click.option(
+            "--keep-float", multiple=True, metavar="PATTERN", help="Nodes that stay in float; may be repeated."
+        ),
+        click.option(
+            "--cpu",
+            type=Word(("native", "vnni", "avx2")),
+            default="native",
+            help="The CPU that will run the result; avx2 has 7-bit weights.",
+        ),
+        click.option(
+            "--prefer",
+            type=Word(("accuracy", "latency")),
+            default="accuracy",
+            help="With latency, layers that measure faster in float stay there.",
+        ),
+        click.option("--format", "format", type=Word(("qdq", "qoperator")), default="qdq", help="Form of the output."),
+        click.option("--calibration-method", type=Word(METHODS), default="auto", help="How ranges are found."),
+    ):
+        function = option(function)
+    return function
+
+
+def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How the run itself goes, and what it measures."""
+    for option in (
+        click.option("--no-measure", is_flag=True, help="Measure nothing: the run does not depend on the machine."),
+        click.option("--metric", metavar="NAME", help="Judge accuracy by top1, top5 or module:function."),
+        click.option(
+            "--eval-data", type=FILE, metavar="PATH", help="Held-out samples for the figures; default: --data."
+        ),
+        click.option("--threads", type=click.IntRange(min=1), default=1, metavar="N", help="Threads of the runtime."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Of everything random."),
+        click.option("--check-passes", is_flag=True, help="Check the graph after each pass."),
+    ):
+        function = option(function)
+    return function
+
+
+def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Limits for pipelines, and where the results go."""
+    for option in (
+        click.option("--keep-failed", is_flag=True, help="Write the output even if a limit is not met."),
+        click.option("--min-speedup", metavar="X", help="Fail below so many times float's speed: 1.2."),
+        click.option("--max-size", metavar="SIZE", help="Fail above this size: 60% of the input, or 2MB."),
+        click.option("--min-sqnr", metavar="DB", help="Fail below this SQNR: 20."),
+        click.option(
+            "--max-drop", metavar="DROP", help="Fail if more accuracy is lost: 1% (points). Needs labels or --metric."
+        ),
+        click.option("--report", type=FILE, metavar="PATH", help="Write the report as JSON."),
+        click.option("--force", is_flag=True, help="Replace an output file that ptqc did not write."),
+        click.option("-o", "--output", type=FILE, metavar="PATH", help="The output; default: MODEL.TARGET.onnx."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("quantize")
+@click.argument("model", type=FILE)
+@click.option("--target", default="int8", show_default=True, metavar="NAME", help="What to make: see ptqc targets.")
+@data_options(required=False)
+@_gate_options
+@_selection_options
+@_run_options
+@config_option
+@output_options
+def command(model: Path, target: str, console: Console, **options: Any) -> None:
+    """Quantize MODEL: calibrate on sample inputs, write the integer model, report what was measured."""
+    from ptqc.graph.save import check_output_path
+    from ptqc.report.gates import Gates, gate_failure
+    from ptqc.targets.registry import find_target
+
+    gates = Gates.checked(**{name: options.pop(name) for name in GATES})
+    output, report_path, force, keep = (options.pop(name) for name in ("output", "report", "force", "keep_failed"))
+    data = options.pop("data")
+    if options["no_measure"] and gates.min_speedup is not None:
+        raise OptionError("--min-speedup contradicts --no-measure", fix="leave out one of them")
+    output = output or model.with_name(f"{model.name.removesuffix('.onnx')}.{target}.onnx")
+    find_target(target)
+    if not model.exists():
+        raise ModelError("there is no such file", where=quoted(model), fix="check the path of the model")
+    check_output_path(output, (model,), force=force)
+    if report_path is not None:
+        check_output_path(report_path, (model, output), force=True)
+    with console.progress() as progress:
+        result = _quantize(model, target, data, options, progress)
+    report = finish(result, output, gates, keep)
+    if report_path is not None:
+        report.save(report_path)
+    show(report, console)
+    failure = gate_failure(report)
+    if failure is not None:
+        # The figures are on standard output already, as the report.
+        click.echo(f"ptqc: {failure}", err=True)
+        if not keep:
+            click.echo("no output was written; --keep-failed writes it", err=True)
+        click.get_current_context().exit(failure.exit_code)
+
+
+def _quantize(model: Path, target: str, data: Path | None, options: dict[str, Any], progress: Any) -> "Result":
+    from ptqc import api
+
+    known = {field.name for field in fields(api.QuantizeOptions)}
+    given = to_api(options)
+    assert set(given) <= known, sorted(set(given) - known)  # the command line and the API have the same options
+    return api.quantize(model, target, data, options=api.QuantizeOptions(**given), progress=progress)
+
+
+def to_api(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command line as those of :class:`ptqc.api.QuantizeOptions`."""
+    given = dict(options)
+    given["op_types"] = tuple(part.strip() for part in (given["op_types"] or "").split(",") if part.strip())
+    given["precision"] = tuple(parse_precision(text) for text in given["precision"])
+    return given
+
+
+def parse_precision(text: str) -> tuple[str, Any]:
+    """``PATTERN=w8a8`` or ``w8a8`` for all nodes, as pattern and Precision. OptionError for no precision."""
+    from ptqc.core.types import Precision
+
+    pattern, found, precision = text.rpartition("=")
+    return (pattern if found else "*", Precision.parse(precision))
+
+
+def finish(result: "Result", output: Path, gates: "Gates", keep: bool) -> "Report":
+    """Checks the limits and writes the model where they are met, or ``keep`` is set; the report with all of it."""
+    from dataclasses import replace
+
+    from ptqc.graph.save import serialize
+    from ptqc.report.advice import with_advice
+    from ptqc.report.gates import gate_failure
+    from ptqc.report.report import FileInfo
+
+    content = serialize(result.model)
+    planned = FileInfo(str(output), len(content), hashlib.sha256(content).hexdigest())
+    report = gates.apply(with_advice(replace(result.report, output=planned)))
+    if gate_failure(report) is None or keep:
+        result.save(output)
+        return report
+    return replace(report, output=None)
+
+
+def show(report: "Report", console: Console) -> None:
+    """The report on standard output; warnings also on standard error where that is JSON."""
+    if console.as_json:
+        console.data(report.to_json())
+        for sentence in report.warnings:
+            console.warn(sentence)
+        return
+    from ptqc.report.text import report_renderables
+
+    console.show(*report_renderables(report, everything=console.verbosity > 0))

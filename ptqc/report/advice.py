@@ -1,0 +1,63 @@
+"""What a user should know about a result that is worse than it could be, and what would help."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ptqc.report.report import Report
+from ptqc.report.summary import SHARE_METRICS, count_text, difference_text, printable, short_name
+
+FAITHFUL_DB = 15.0  # below it, predictions usually change
+NAMED = 3  # layers or nodes that a warning names
+
+
+def with_advice(report: Report) -> Report:
+    """``report`` with the warnings that its figures call for; those already there are kept and not repeated."""
+    found = dict.fromkeys((*report.warnings, *_speed(report), *_size(report), *_fidelity(report), *_accuracy(report)))
+    return replace(report, warnings=tuple(found))
+
+
+def _speed(report: Report) -> Iterator[str]:
+    latency, fusion = report.latency, report.fusion
+    if latency is None or latency.speedup >= 1.0:
+        return
+    sentence = f"not faster than float on this machine: {latency.speedup:.2f} times its speed ({latency.cpu})."
+    if fusion is not None and fusion.islands:
+        largest = sorted(fusion.islands, key=lambda island: -island.elements)[:NAMED]
+        names = "; ".join(
+            f"{printable(island.op)} {short_name(island.node)}: {printable(island.why, 120)}" for island in largest
+        )
+        sentence += f" Float nodes between integer ones cost conversions ({names})."
+    elif fusion is not None and fusion.macs_total and fusion.macs_integer < fusion.macs_total / 2:
+        sentence += f" Only {fusion.macs_integer / fusion.macs_total:.0%} of its MACs run in integer kernels."
+    elif fusion is not None and fusion.macs_total < 1_000_000:
+        sentence += f" With {count_text(fusion.macs_total)} MACs it is so small that calls cost more than sums."
+    yield sentence + " What would help: --prefer latency keeps in float what is faster there."
+
+
+def _size(report: Report) -> Iterator[str]:
+    if report.output is not None and report.output.bytes > report.model.bytes:
+        yield "the output is larger than the input: most of its bytes are not weights of integer layers."
+
+
+def _fidelity(report: Report) -> Iterator[str]:
+    sqnr = report.figures.sqnr_db
+    if sqnr is None or sqnr.value >= FAITHFUL_DB:
+        return
+    value = "no signal is left" if sqnr.value == -math.inf else f"SQNR is {sqnr.value:.1f} dB"
+    sentence = f"far from the float model: {value}."
+    worst = sorted((row for row in report.layers if row.share), key=lambda row: -(row.share or 0.0))[:NAMED]
+    if worst:
+        names = ", ".join(f"{short_name(row.name)} ({row.share or 0:.0%})" for row in worst)
+        sentence += f" Most noise enters at {names}: try --keep-float with these names."
+    yield sentence
+
+
+def _accuracy(report: Report) -> Iterator[str]:
+    figures = report.figures
+    change = figures.accuracy_difference
+    if change is None or figures.metric not in SHARE_METRICS or change.high is None or change.high >= 0:
+        return
+    if change.value <= -0.01:
+        difference = difference_text(change, figures.metric)
+        yield f"{figures.metric} is lower than float's beyond chance: {difference}. More calibration data may help."

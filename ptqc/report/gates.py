@@ -1,0 +1,133 @@
+"""Limits that a pipeline sets: how much accuracy may be lost, how large and how slow the result may be."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ptqc.core.errors import GateFailed, OptionError, quoted
+from ptqc.report.report import GateResult, Report
+
+SIZE_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+ROUNDING = 1e-12  # a drop of exactly the limit is allowed, whatever 0.84 - 0.83 is in binary
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """The limits, as text that :meth:`checked` has found valid; None where there is none.
+
+    Attributes:
+        max_drop: accuracy that may be lost, in absolute points: ``1%``, or in the unit of the metric: ``0.01``.
+        min_sqnr: dB.
+        max_size: share of the input file: ``60%``, or bytes: ``2MB``, ``900KiB``, ``1500000``.
+        min_speedup: times float's speed: ``1.2``.
+    """
+
+    max_drop: str | None = None
+    min_sqnr: str | None = None
+    max_size: str | None = None
+    min_speedup: str | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        max_drop: str | None = None,
+        min_sqnr: str | None = None,
+        max_size: str | None = None,
+        min_speedup: str | None = None,
+    ) -> Self:
+        """The gates. Raises OptionError for a limit that cannot be read."""
+        for text, parse in ((max_drop, _drop), (min_sqnr, _sqnr), (min_speedup, _speedup)):
+            if text is not None:
+                parse(text)
+        if max_size is not None:
+            _size(max_size, 1)
+        return cls(max_drop, min_sqnr, max_size, min_speedup)
+
+    def apply(self, report: Report) -> Report:
+        """``report`` with one result for each limit.
+
+        Raises OptionError where a limit concerns something that was not measured.
+        """
+        return replace(report, gates=tuple(self._results(report)))
+
+    def _results(self, report: Report) -> Iterator[GateResult]:
+        if self.max_drop is not None:
+            yield _drop_result(self.max_drop, report)
+        if self.min_sqnr is not None:
+            sqnr = report.figures.sqnr_db
+            if sqnr is None:
+                raise _unmeasured("--min-sqnr", "the SQNR was not measured", "give data")
+            yield GateResult("min-sqnr", self.min_sqnr, f"{sqnr.value:.2f} dB", sqnr.value >= _sqnr(self.min_sqnr))
+        if self.max_size is not None:
+            if report.output is None:
+                raise _unmeasured("--max-size", "there is no output", "let the model be written")
+            size, limit = report.output.bytes, _size(self.max_size, report.model.bytes)
+            shown = f"{size} bytes, {size / max(report.model.bytes, 1):.1%} of the input"
+            yield GateResult("max-size", self.max_size, shown, size <= limit)
+        if self.min_speedup is not None:
+            if report.latency is None:
+                raise _unmeasured("--min-speedup", "the speed was not measured", "leave out --no-measure")
+            speedup = report.latency.speedup
+            yield GateResult("min-speedup", self.min_speedup, f"{speedup:.3f}", speedup >= _speedup(self.min_speedup))
+
+
+def gate_failure(report: Report) -> GateFailed | None:
+    """The error that says which gates failed and by what figures; None where all passed."""
+    failed = [gate for gate in report.gates if not gate.passed]
+    if not failed:
+        return None
+    names = ", ".join(f"--{gate.name}" for gate in failed)
+    figures = "; ".join(f"--{gate.name} {gate.limit}: measured {gate.value}" for gate in failed)
+    return GateFailed(
+        f"{names} not met",
+        where=quoted(report.model.path),
+        why=figures,
+        fix="relax the limit, keep the layers that lose most in float with --keep-float, or add calibration data",
+    )
+
+
+def _drop_result(limit: str, report: Report) -> GateResult:
+    difference = report.figures.accuracy_difference
+    if difference is None:
+        raise _unmeasured("--max-drop", "there is no accuracy to compare", "give data with labels, or --metric")
+    allowed, drop = _drop(limit), -difference.value
+    if report.figures.metric in ("top1", "top5"):
+        if allowed > 1 or (allowed == 1 and "%" not in limit):
+            raise OptionError(f"--max-drop {limit} allows everything to be lost", fix=f"write {limit}% for points")
+        return GateResult("max-drop", limit, f"{drop * 100:.2f} points", drop <= allowed + ROUNDING)
+    return GateResult("max-drop", limit, f"{drop:.6g}", drop <= allowed + ROUNDING)
+
+
+def _unmeasured(option: str, why: str, fix: str) -> OptionError:
+    return OptionError(f"{option} cannot be checked", why=why, fix=fix)
+
+
+def _parse(option: str, text: str, pattern: str, example: str) -> "re.Match[str]":
+    match = re.fullmatch(pattern, text.strip())
+    if match is None:
+        raise OptionError(f"{option} {quoted(text)} cannot be read", fix=f"write it like {example}")
+    return match
+
+
+def _drop(text: str) -> float:
+    match = _parse("--max-drop", text, NUMBER + r"\s*(%?)", "1% or 0.01")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def _sqnr(text: str) -> float:
+    return float(_parse("--min-sqnr", text, NUMBER + r"\s*(?:dB)?", "20")[1])
+
+
+def _speedup(text: str) -> float:
+    return float(_parse("--min-speedup", text, NUMBER + r"x?", "1.2")[1])
+
+
+def _size(text: str, reference: int) -> float:
+    units = "|".join(unit for unit in SIZE_UNITS if unit)
+    match = _parse("--max-size", text, NUMBER + rf"\s*(%|{units})?", "60%, 2MB or 1500000")
+    scale: Callable[[float], float] = (
+        (lambda x: x / 100 * reference) if match[2] == "%" else (lambda x: x * SIZE_UNITS[match[2] or ""])
+    )
+    return scale(float(match[1]))

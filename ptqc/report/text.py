@@ -1,0 +1,120 @@
+"""A report for terminals: a summary, what to act on, and the layers that matter."""
+
+from typing import TYPE_CHECKING, Any
+
+from ptqc.report.report import LayerInfo, Report
+from ptqc.report.summary import (
+    count_text,
+    decibel_text,
+    printable,
+    prominent_layers,
+    short_name,
+    size_text,
+    summary_rows,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN_LAYERS = 20
+SHOWN_ISLANDS = 10
+
+
+def report_renderables(report: Report, everything: bool = False) -> list[Any]:
+    """Parts to print with a rich console (without markup): panel, gates, warnings, islands, layers.
+
+    Args:
+        everything: all layers, passes and notes, not only the prominent ones.
+    """
+    parts: list[Any] = [_summary_panel(report)]
+    if report.gates:
+        parts.append(gate_table(report))
+    parts += [_paragraph("warning: ", sentence, "yellow") for sentence in report.warnings]
+    if report.fusion is not None and report.fusion.islands:
+        parts.append(_island_table(report, everything))
+    if report.layers:
+        parts.append(layer_table(report.layers, None if everything else SHOWN_LAYERS))
+    if everything:
+        if report.passes:
+            parts.append(_pass_table(report))
+        parts += [_paragraph("note: ", sentence, "") for sentence in report.notes]
+    return parts
+
+
+def _paragraph(label: str, sentence: str, style: str) -> Any:
+    from rich.text import Text
+
+    return Text.assemble((label, style), printable(sentence, 1000))
+
+
+def _summary_panel(report: Report) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, sentence in summary_rows(report):
+        grid.add_row(label, sentence)
+    return Panel(grid, title=f"ptqc {printable(report.versions.get('ptqc', ''))}".strip(), title_align="left")
+
+
+def plain_table(title: str, *columns: tuple[str, bool]) -> "Table":
+    """A table; a column is its heading and whether it holds numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, numbers in columns:
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    return table
+
+
+def gate_table(report: Report) -> "Table":
+    """The user's limits, what was measured, and the verdict."""
+    table = plain_table("Limits", ("limit", False), ("asked", False), ("measured", False), ("", False))
+    for gate in report.gates:
+        table.add_row(f"--{gate.name}", gate.limit, printable(gate.value), "met" if gate.passed else "NOT MET")
+    return table
+
+
+def _island_table(report: Report, everything: bool) -> "Table":
+    assert report.fusion is not None
+    islands = report.fusion.islands
+    shown = islands if everything else islands[:SHOWN_ISLANDS]
+    table = plain_table(
+        "Float nodes between integer ones", ("node", False), ("op", False), ("elements", True), ("why", False)
+    )
+    for island in shown:
+        table.add_row(
+            short_name(island.node), printable(island.op), count_text(island.elements), printable(island.why, 200)
+        )
+    if len(shown) < len(islands):
+        table.caption = f"{len(islands) - len(shown)} more with -v"
+    return table
+
+
+def layer_table(layers: tuple[LayerInfo, ...], limit: int | None) -> "Table":
+    """Layers in graph order; with a limit those that add most noise, or compute most."""
+    shown = prominent_layers(layers, len(layers) if limit is None else limit)
+    title = "Layers" if len(shown) == len(layers) else f"Layers: the {len(shown)} that matter most of {len(layers)}"
+    headings = (("#", True), ("layer", False), ("op", False), ("precision", False))
+    figures = (("SQNR dB", True), ("noise", True), ("MACs", True), ("weights", True))
+    table = plain_table(title, *headings, *figures, ("why", False))
+    for number, layer in shown:
+        share = "" if layer.share is None else f"{layer.share:.1%}"
+        costs = (
+            count_text(layer.macs) if layer.macs else "",
+            size_text(layer.weight_bytes) if layer.weight_bytes else "",
+        )
+        names = (short_name(layer.name), printable(layer.op, 30), printable(layer.precision, 20))
+        table.add_row(str(number), *names, decibel_text(layer.sqnr_db), share, *costs, printable(layer.reason, 120))
+    return table
+
+
+def _pass_table(report: Report) -> "Table":
+    table = plain_table("Passes", ("pass", False), ("rewrites", True), ("refused", True), ("first reason", False))
+    for row in report.passes:
+        reason = f"{row.refused[0].node}: {row.refused[0].reason}" if row.refused else ""
+        table.add_row(printable(row.name), str(row.count), str(len(row.refused)), printable(reason, 120))
+    return table
