@@ -110,7 +110,7 @@ class Preprocessing:
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _numbers(key: str, value: Any) -> tuple[float, ...]:

@@ -1,0 +1,108 @@
+"""ptqc.toml: what is read from it, and what is refused with file, line and the nearest key."""
+
+import pytest
+
+from ptqc.config import load_config
+from ptqc.core.errors import OptionError
+
+FULL = """
+target = "int8"
+data = "calib.npz"
+samples = 256
+calibration-method = "percentile:99.99"
+keep_float = ["head*", "stem"]
+precision = "w8a8"
+op-types = ["Conv", "Gemm"]
+max-size = "60%"
+min-sqnr = 20
+no-measure = true
+
+[preprocess]
+resize = 256
+crop = [224, 224]
+mean = [0.485, 0.456, 0.406]
+std = "0.229:0.224:0.225"
+color = "bgr"
+"""
+
+
+@pytest.fixture
+def refused(tmp_path):
+    def refuse(text):
+        file = tmp_path / "ptqc.toml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(OptionError) as caught:
+            load_config(file)
+        return str(caught.value)
+
+    return refuse
+
+
+def test_all_kinds_of_values(tmp_path):
+    file = tmp_path / "ptqc.toml"
+    file.write_text(FULL)
+    assert load_config(file) == {
+        "target": "int8",
+        "data": str(tmp_path / "calib.npz"),
+        "samples": 256,
+        "calibration_method": "percentile:99.99",
+        "keep_float": ("head*", "stem"),
+        "precision": ("w8a8",),
+        "op_types": "Conv,Gemm",
+        "max_size": "60%",
+        "min_sqnr": "20",
+        "no_measure": True,
+        "preprocess": "resize=256x256,crop=224x224,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,color=BGR,"
+        "resize_mode=shorter,interpolation=bilinear",
+    }
+
+
+def test_unknown_key_names_line_and_nearest(refused):
+    message = refused('target = "int8"\n\nkeep-flaot = ["a"]\n')
+    assert "line 3" in message
+    assert "did you mean 'keep-float'?" in message
+
+
+def test_unknown_preprocess_key(refused):
+    message = refused("[preprocess]\nsdt = 1\n")
+    assert "line 1" in message
+    assert "did you mean 'std'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("samples = 0", "a whole number of at least 1"),
+        ("samples = true", "a whole number"),
+        ('samples = "9"', "a whole number"),
+        ("check-passes = 1", "true or false"),
+        ('format = "onnx"', "one of qdq, qoperator"),
+        ("target = 8", "text in quotes"),
+        ("keep-float = [1]", "a list of texts"),
+        ("max-size = []", "a number"),
+        ('calibration-method = "mes"', "did you mean 'mse'?"),
+        ('preprocess = "resize=-3"', "write it like 224"),
+        ("seed = 1\nseed = 2", "Cannot overwrite"),
+        ('keep-float = "a"\nkeep_float = "b"', "given twice"),
+        ("target = ", "no TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+        ("a = " + "[" * 100_000, "no TOML"),
+        (" " * (1 << 20) + "a", "larger than 1 MiB"),
+    ],
+)
+def test_unfit_values(refused, text, hint):
+    assert hint in refused(text)
+
+
+@pytest.mark.parametrize("text", ['pass = "mine:Pass"', 'metric = "mine:score"'])
+def test_code_is_never_named_by_a_file(refused, text):
+    assert "on the command line" in refused(text)
+
+
+def test_force_is_never_set_by_a_file(refused):
+    assert "there is no option 'force'" in refused("force = true")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(OptionError, match="No such file"):
+        load_config(tmp_path / "none.toml")
