@@ -13,12 +13,12 @@ from onnx_ir.passes import common
 
 from ptqc.core.errors import PassError
 from ptqc.core.types import Array
-from ptqc.graph.edit import remove_dead
+from ptqc.graph.edit import Editor, remove_dead
 from ptqc.graph.walk import Names, add_initializer, constant_tensor, is_constant, is_op
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 from ptqc.passes.fold_sizes import result_size
 from ptqc.passes.probe import evaluate_node
-from ptqc.passes.shape_values import Elements, reshape_target, track_shape_values
+from ptqc.passes.shape_values import Elements, expands_nothing, refine_reshapes, reshape_target, track_shape_values
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ class FoldConstants:
 
     def _fold_once(self, model: ir.Model, refused: dict[Refusal, None]) -> int:
         count = 0
+        refine_reshapes(model.graph)
         known = track_shape_values(model.graph)
+        editor = Editor(model)
         for node in list(model.graph):
-            if len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            if node.graph is None or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
                 continue
             elements = known.get(node.outputs[0])
             if elements is not None and all(isinstance(element, int) for element in elements):
@@ -59,6 +61,9 @@ class FoldConstants:
                 count += 1
             elif is_op(node, "Reshape") and (target := node.inputs[1]) is not None and target in known:
                 count += _fix_reshape(model, node, known[target])
+            elif is_op(node, "Expand") and (target := node.inputs[1]) is not None and target in known:
+                data = node.inputs[0]
+                count += data is not None and expands_nothing(node, known[target]) and editor.bypass(node, data)
         return count
 
     def _fold_node(self, model: ir.Model, node: ir.Node, refused: dict[Refusal, None]) -> bool:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -16,8 +16,16 @@ from ptqc.passes.registry import BUILTIN, load_pass
 CANONICAL = (
     "fold-constants",
     "remove-identities",
+    "cancel-transposes",
+    "recognize-layernorm",
+    "simplify-operators",
+    "recognize-activations",
+    "fold-pad",
     "matmul-to-gemm",
     "fold-batchnorm",
+    "simplify-operators",
+    "fold-constants",
+    "remove-identities",
 )
 
 
@@ -156,10 +164,10 @@ def _check_one(model: ir.Model, one: AnyPass, context: PassContext, facts: froze
         after = evaluate(model, probe.feeds)
     except PassError as error:
         raise _broken(one, f"the model does not run any more: {error.why}") from error
-    problem = difference(probe.outputs, after, one.spec.numerics)
+    problem = difference(probe, after, one.spec.numerics)
     if problem is not None:
         raise _broken(one, f"its numerics are '{one.spec.numerics}', but {problem}")
-    return Probe(probe.feeds, after)
+    return replace(probe, outputs=after)
 
 
 def _broken(one: AnyPass, why: str) -> PassError:

@@ -1,7 +1,7 @@
 """The checks behind ``check=True``: is the graph well formed, and does it still compute the same on a seeded probe."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -13,8 +13,8 @@ from ptqc.execute.runtime import NEWEST_IR_VERSION, create_session, runtime_erro
 from ptqc.graph.walk import constant_array, graphs
 from ptqc.passes.base import Numerics
 
-# Sizes tried for dynamic dimensions: (first axis, other axes). The first with which the model runs is used.
-DYNAMIC_SIZES = ((2, 16), (1, 32), (1, 512), (1, 1))
+# Tried in turn until the model runs: size of dynamic first axes, of other dynamic axes, bound of integers.
+ATTEMPTS = ((2, 16, 64), (1, 32, 64), (1, 512, 64), (2, 16, 2), (1, 32, 2), (1, 512, 2), (1, 1, 2))
 MAX_ELEMENTS = 1 << 24
 MAX_BYTES = 1 << 31  # protobuf's limit for a serialized model
 RANDOM_OPERATORS = (
@@ -31,10 +31,16 @@ Outputs = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Inputs and the outputs of the model before a pass; ``skipped`` says why there is none."""
+    """Inputs and the outputs of the model before a pass.
+
+    Attributes:
+        noise: by how much the runtime's own optimizations move each output: what rounding is worth in this model.
+        skipped: why there is no probe.
+    """
 
     feeds: Mapping[str, Array]
     outputs: Outputs
+    noise: Mapping[str, float] = field(default_factory=dict)
     skipped: str = ""
 
 
@@ -85,29 +91,27 @@ def _belongs(value: ir.Value, graph: ir.Graph) -> bool:
 def make_probe(model: ir.Model, seed: int = 0) -> Probe:
     """Seeded inputs and the outputs for them; a reason instead, where the model cannot be run so."""
     if any(node.op_type in RANDOM_OPERATORS for graph in graphs(model) for node in graph):
-        return Probe({}, {}, "the model draws random numbers")
+        return Probe({}, {}, skipped="the model draws random numbers")
     if _initializer_bytes(model) >= MAX_BYTES:
-        return Probe({}, {}, "the model is larger than 2 GB")
+        return Probe({}, {}, skipped="the model is larger than 2 GB")
     reason = "no inputs"
-    for first, others in DYNAMIC_SIZES:
+    for first, others, bound in ATTEMPTS:
         try:
-            feeds = {
-                value.name or "": _probe_input(value, first, others, np.random.default_rng((seed, index)))
-                for index, value in enumerate(model.graph.inputs)
-            }
+            feeds = _probe_inputs(model, first, others, bound, seed)
         except ValueError as error:
-            return Probe({}, {}, str(error))
+            return Probe({}, {}, skipped=str(error))
         try:
-            return Probe(feeds, evaluate(model, feeds))
+            outputs = evaluate(model, feeds)
+            return Probe(feeds, outputs, _noise(outputs, evaluate(model, feeds, optimize=True)))
         except PassError as error:
             reason = error.why
-    return Probe({}, {}, f"the model does not run on random inputs: {reason}")
+    return Probe({}, {}, skipped=f"the model does not run on random inputs: {reason}")
 
 
-def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> Outputs:
-    """Outputs of ``model`` by onnxruntime with every optimization off. PassError where it does not run."""
+def evaluate(model: ir.Model, feeds: Mapping[str, Array], optimize: bool = False) -> Outputs:
+    """Outputs of ``model`` by onnxruntime, its optimizations off unless asked for. PassError where it does not run."""
     try:
-        session = create_session(_to_proto(model).SerializeToString(), optimize=False)
+        session = create_session(_to_proto(model).SerializeToString(), optimize=optimize)
         outputs = session.run(None, dict(feeds))
     except _refusals() as error:
         raise PassError("the model does not run", why=_reason(error)) from error
@@ -141,15 +145,26 @@ def evaluate_node(node: ir.Node, model: ir.Model) -> Array:
         raise PassError("a node cannot be evaluated", why=_reason(error)) from error
 
 
-def difference(before: Outputs, after: Outputs, numerics: Numerics) -> str | None:
+def _noise(plain: Outputs, optimized: Outputs) -> dict[str, float]:
+    noise = {}
+    for name, array in plain.items():
+        other = optimized[name]
+        if array.dtype.kind == "f" and other.shape == array.shape:
+            apart = np.abs(array.astype(np.float64) - other.astype(np.float64))
+            noise[name] = float(np.max(apart, initial=0.0, where=np.isfinite(apart)))
+    return noise
+
+
+def difference(before: Probe, after: Outputs, numerics: Numerics) -> str | None:
     """Which output differs by more than ``numerics`` allows, and by how much; None where all agree.
 
-    ``exact`` compares bits. ``close`` allows 1e-3 of a value plus 1e-4 of the largest one (half precision: 2e-2 and
-    1e-2): a rewrite reorders float sums, whose errors grow with depth. ``changes`` asks only for the same outputs.
+    ``exact`` compares bits. ``close`` allows 1e-3 of a value, plus 1e-4 of the largest one or 10 times the runtime's
+    own noise (half precision: 2e-2 and 1e-2): a rewrite reorders float sums, whose errors grow with depth.
+    ``changes`` asks only for the same outputs.
     """
-    if list(before) != list(after):
-        return f"the outputs are {list(after)} instead of {list(before)}"
-    for name, old in before.items():
+    if list(before.outputs) != list(after):
+        return f"the outputs are {list(after)} instead of {list(before.outputs)}"
+    for name, old in before.outputs.items():
         new = after[name]
         if old.dtype != new.dtype or old.shape != new.shape:
             return f"output '{name}' is {new.dtype}{list(new.shape)} instead of {old.dtype}{list(old.shape)}"
@@ -162,8 +177,8 @@ def difference(before: Outputs, after: Outputs, numerics: Numerics) -> str | Non
         half = old.dtype.itemsize < 4
         largest = float(np.max(np.abs(old), initial=0.0, where=np.isfinite(old)))
         wide_old, wide_new = old.astype(np.float64), new.astype(np.float64)
-        tolerance = (2e-2, 1e-2 * largest) if half else (1e-3, 1e-4 * largest)
-        if not np.allclose(wide_new, wide_old, rtol=tolerance[0], atol=tolerance[1], equal_nan=True):
+        least = max((1e-2 if half else 1e-4) * largest, 10 * before.noise.get(name, 0.0))
+        if not np.allclose(wide_new, wide_old, rtol=2e-2 if half else 1e-3, atol=least, equal_nan=True):
             return f"output '{name}' differs by {np.nanmax(np.abs(wide_new - wide_old)):.3g} of {largest:.3g}"
     return None
 
@@ -184,17 +199,30 @@ def _to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _probe_input(value: ir.Value, first: int, others: int, rng: np.random.Generator) -> Array:
+def _probe_inputs(model: ir.Model, first: int, others: int, bound: int, seed: int) -> dict[str, Array]:
+    """One array for each input; a dynamic dimension that comes first somewhere has that size everywhere."""
+    sizes: dict[str | None, int] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int):
+                sizes[dim.value] = first if axis == 0 else sizes.get(dim.value, others)
+    return {
+        value.name or "": _probe_input(value, sizes, bound, np.random.default_rng((seed, index)))
+        for index, value in enumerate(model.graph.inputs)
+    }
+
+
+def _probe_input(value: ir.Value, sizes: Mapping[str | None, int], bound: int, rng: np.random.Generator) -> Array:
     """ValueError says why an input of this type cannot be made up."""
     if value.dtype is None or value.shape is None or not isinstance(value.type, ir.TensorType):
         raise ValueError(f"input '{value.name}' has no tensor type")
-    shape = [dim if isinstance(dim, int) else (first if axis == 0 else others) for axis, dim in enumerate(value.shape)]
+    shape = [dim if isinstance(dim, int) else sizes[dim.value] for dim in value.shape]
     if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
         raise ValueError(f"input '{value.name}' has too many elements")
     if value.dtype.is_floating_point():
         return rng.standard_normal(shape).astype(value.dtype.numpy())
     if value.dtype.is_integer():
-        return rng.integers(0, 2, shape).astype(value.dtype.numpy())
+        return rng.integers(0, bound, shape).astype(value.dtype.numpy())
     if value.dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, shape).astype(bool)
     raise ValueError(f"input '{value.name}' is of type {value.dtype.name}")

@@ -15,7 +15,7 @@ MAX_LENGTH = 64
 
 
 def track_shape_values(graph: ir.Graph) -> Mapping[ir.Value, Elements]:
-    """Elements of the int64 scalars and vectors that derive from Shape nodes of ``graph``."""
+    """Elements of the integer scalars and vectors that derive from Shape nodes of ``graph``."""
     known: dict[ir.Value, Elements] = {}
     for node in graph:
         handler = HANDLERS.get(node.op_type)
@@ -44,6 +44,28 @@ def reshape_target(node: ir.Node, target: Elements) -> list[int] | None:
         else:
             result.append(-1)
     return result if result.count(-1) <= 1 else None
+
+
+def expands_nothing(node: ir.Node, target: Elements) -> bool:
+    """Whether an Expand to ``target`` gives its input back: each of its dimensions is 1 or the one already there."""
+    data = node.inputs[0]
+    if data is None or data.shape is None or len(target) > len(data.shape):
+        return False
+    own = [_symbol(dim) for dim in data.shape[len(data.shape) - len(target) :]]
+    return all(want is not None and want in (1, have) for want, have in zip(target, own, strict=True))
+
+
+def refine_reshapes(graph: ir.Graph) -> None:
+    """Notes that a Reshape that keeps the number of elements behind the first axis keeps the first axis too."""
+    for node in graph:
+        if not is_op(node, "Reshape", "Flatten") or node.inputs[0] is None:
+            continue
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if not before or not after or isinstance(before[0], int) or isinstance(after[0], int):
+            continue
+        sizes = [math.prod(dim if isinstance(dim, int) else 0 for dim in shape[1:]) for shape in (before, after)]
+        if sizes[0] == sizes[1] != 0 and before[0].value is not None:
+            node.outputs[0].shape = ir.Shape([before[0], *after[1:]])
 
 
 def _symbol(dim: int | ir.SymbolicDim) -> Element:
@@ -108,7 +130,7 @@ def _same(node: ir.Node, known: Mapping[ir.Value, Elements]) -> Elements | None:
 
 
 def _cast(node: ir.Node, known: Mapping[ir.Value, Elements]) -> Elements | None:
-    wide = node.attributes.get_int("to") == ir.DataType.INT64.value
+    wide = node.attributes.get_int("to") in (ir.DataType.INT64.value, ir.DataType.INT32.value)
     return _read(node.inputs[0], known) if wide else None
 
 
@@ -121,7 +143,7 @@ def _arithmetic(
             return None
         length = max(len(a), len(b))
         pairs = zip(a * (length // len(a)), b * (length // len(b)), strict=True) if a and b else ()
-        limit = np.iinfo(np.int64).max
+        limit = np.iinfo(np.int32).max  # the narrowest type that shapes are computed in
         result: list[Element] = []
         for x, y in pairs:
             number = compute(x, y) if isinstance(x, int) and isinstance(y, int) and min(x, y) >= 0 else None

@@ -50,21 +50,32 @@ class Editor:
         shape: ir.Shape | None = None,
     ) -> ir.Value:
         """The output of a new node in front of ``anchor``, with the type (and shape, unless given) of ``like``."""
-        output = ir.Value(
-            name=self._names.fresh(hint),
-            type=like.type if like is not None else None,
-            shape=shape or (like.shape if like is not None else None),
-        )
-        node = ir.Node(
-            "",
-            op_type,
-            inputs=inputs,
-            attributes=ir.convenience.convert_attributes(dict(attributes or {})),
-            outputs=[output],
-            name=self._names.fresh(hint),
-        )
+        node = self._new_node(op_type, inputs, attributes, hint)
         self.graph.insert_before(anchor, node)
-        return output
+        return _typed(node.outputs[0], like, shape)
+
+    def insert_after(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        hint: str,
+        like: ir.Value | None = None,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """The same behind ``anchor``."""
+        node = self._new_node(op_type, inputs, attributes, hint)
+        self.graph.insert_after(anchor, node)
+        return _typed(node.outputs[0], like, shape)
+
+    def _new_node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None, hint: str
+    ) -> ir.Node:
+        output = ir.Value(name=self._names.fresh(hint))
+        given = ir.convenience.convert_attributes(dict(attributes or {}))
+        return ir.Node("", op_type, inputs=inputs, attributes=given, outputs=[output], name=self._names.fresh(hint))
 
     def become(
         self,
@@ -102,14 +113,9 @@ class Editor:
         if output.is_graph_output():
             if value.producer() is None or value.is_graph_output() or value.graph is not self.graph:
                 return False
-            name = output.name
-            output.name = self._names.fresh(f"{name}.removed")
-            value.name = name
+            self.hand_over_name(output, value)
             if output.shape is not None:
                 value.shape = output.shape
-            for index, graph_output in enumerate(self.graph.outputs):
-                if graph_output is output:
-                    self.graph.outputs[index] = value
         elif value.shape is None:
             value.shape = output.shape
         output.replace_all_uses_with(value)
@@ -118,9 +124,24 @@ class Editor:
         self.remove_dead(inputs)
         return True
 
+    def hand_over_name(self, output: ir.Value, value: ir.Value) -> None:
+        """Makes ``value`` the graph output that ``output`` was, under the same name."""
+        name = output.name
+        output.name = self._names.fresh(f"{name}_inner")
+        value.name = name
+        for index, graph_output in enumerate(self.graph.outputs):
+            if graph_output is output:
+                self.graph.outputs[index] = value
+
     def remove_dead(self, values: Iterable[ir.Value]) -> None:
         """Removes initializers and nodes that nothing reads any more, from ``values`` backwards."""
         remove_dead(self.graph, values)
+
+
+def _typed(value: ir.Value, like: ir.Value | None, shape: ir.Shape | None) -> ir.Value:
+    value.type = like.type if like is not None else None
+    value.shape = shape or (like.shape if like is not None else None)
+    return value
 
 
 def remove_dead(graph: ir.Graph, values: Iterable[ir.Value]) -> None:

@@ -48,7 +48,7 @@ class Op:
     Attributes:
         types: operator names, separated by ``|``.
         inputs: terms of its inputs; None stands for an absent one.
-        name: bound to the node.
+        name: bound to the node and to its first output, so that a Var of that name stands for its result elsewhere.
         attributes: attribute -> value that it must have, or a test of the value (None where absent).
         commutative: its inputs may come in any order.
         rest: further inputs are allowed.
@@ -95,6 +95,11 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(tensor.numpy().reshape(()).astype(np.float64))
 
 
+def is_single_use(value: ir.Value) -> bool:
+    """Whether exactly one node reads ``value`` (once or several times) and it is no graph output."""
+    return not value.is_graph_output() and len(consumers(value)) == 1
+
+
 def why_no_constant(value: ir.Value) -> str:
     """What a value is instead of a constant."""
     if value.is_graph_input():
@@ -126,8 +131,10 @@ def _match_op(pattern: Op, node: ir.Node, found: Match) -> Iterator[Match]:
         return
     inputs += [None] * (count - len(inputs))
     if pattern.name:
+        if found.values.get(pattern.name, node.outputs[0]) is not node.outputs[0]:
+            return
         found = found.copy()
-        found.nodes[pattern.name] = node
+        found.nodes[pattern.name], found.values[pattern.name] = node, node.outputs[0]
     for order in permutations(range(count)) if pattern.commutative else [tuple(range(count))]:
         yield from _match_inputs(pattern.inputs, tuple(inputs[i] for i in order), found)
 
