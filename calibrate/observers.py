@@ -4,8 +4,9 @@ Every method maps (statistics, integer type) to (low, high) with low <= 0 <= hig
 where zero or symmetry widens them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +16,14 @@ from ptqc.core.ranges import Range
 from ptqc.core.statistics import Histogram, Statistics
 from ptqc.core.types import UINT8, Array, QuantType
 
-Method = Callable[[Statistics, QuantType], Range]
+
+class Method(Protocol):
+    """Chooses a range."""
+
+    def __call__(self, statistics: Statistics, kind: QuantType = UINT8) -> Range:
+        """(low, high), low <= 0 <= high."""
+        ...
+
 
 PERCENTILE = 99.999  # onnxruntime's default
 ENTROPY_CANDIDATES = 128
