@@ -101,14 +101,20 @@ def _why_not(found: Match) -> str | None:
         return "a Reshape takes zeros for sizes"
     if "index" in found.values and found.array("index").ndim:
         return "it picks more than one part"
-    return None if _channels(found) is not None else "it does more than permute channels"
+    result = found.root.outputs[0].shape
+    looks_alike = result is not None and len(result) == len(x.shape) and list(result)[2:] == list(x.shape)[2:]
+    if looks_alike and _channels(found) is None:
+        return "it does more than permute channels"
+    return None
 
 
-def _lower(found: Match, editor: Editor) -> None:
+def _lower(found: Match, editor: Editor) -> bool:
     channels = _channels(found)
-    assert channels is not None  # checked
+    if channels is None:
+        return False
     stem = found.root.name or found.root.outputs[0].name
     editor.become(found.root, "Gather", [found.values["x"], editor.constant(f"{stem}.channels", channels)], {"axis": 1})
+    return True
 
 
 def _shuffle(shared: bool) -> Op:

@@ -13,6 +13,7 @@ from ptqc.passes.base import PassContext, PassSpec, Rewrites
 from ptqc.passes.rules import Rule, apply_rules
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+LEAST_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def _why_not(found: Match) -> str | None:
     axes, rank = _axes(node), len(x.shape)
     if axes is None:
         return "its axes are no constant"
-    if rank < 3 or sorted(axis % rank for axis in axes) != list(range(2, rank)):
+    # The last axis of three is a normalisation's more often than a signal's, and those want float.
+    if rank < LEAST_RANK or sorted(axis % rank for axis in axes) != list(range(2, rank)):
         return f"its axes {axes} are not the spatial ones of an input of rank {rank}"
     if node.op_type == "ReduceSum" and not all(isinstance(size, int) for size in list(x.shape)[2:]):
         return "it sums over a number of elements that is not known"

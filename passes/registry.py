@@ -28,6 +28,9 @@ BUILTIN: Mapping[str, str] = {
     "lower-reduce-mean": "ptqc.passes.lower_reduce_mean:LowerReduceMean",
     "lower-average-pool": "ptqc.passes.lower_average_pool:LowerAveragePool",
     "lower-channel-shuffle": "ptqc.passes.lower_channel_shuffle:LowerChannelShuffle",
+    "pad-channels": "ptqc.passes.pad_channels:PadChannels",
+    "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
+    "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }
 
 

@@ -34,6 +34,10 @@ def test_axes_as_attribute() -> None:
     [
         ("g (float[N,3,4,5] x) => (y) <int64[1] a = {2}> { y = ReduceMean(x, a) }", "its axes [2] are not the spatial"),
         ("g (float[N,3,4,5] x) => (y) <int64[2] a = {1, 2}> { y = ReduceMean(x, a) }", "its axes [1, 2] are not"),
+        (
+            "g (float[N,3,4] x) => (y) <int64[1] a = {2}> { y = ReduceMean(x, a) }",
+            "not the spatial ones of an input of rank 3",
+        ),
         ("g (float[N,3,4,5] x) => (y) { y = ReduceMean(x) }", "its axes [] are not"),
         ("g (float[N,3,4,5] x, int64[2] a) => (y) { y = ReduceMean(x, a) }", "its axes are no constant"),
         ("g (int32[N,3,4,5] x) => (y) <int64[2] a = {2, 3}> { y = ReduceMean(x, a) }", "the type of its input"),
