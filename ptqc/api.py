@@ -1,0 +1,130 @@
+"""The public interface: ``quantize`` turns a float model into an integer one, with a report of what was measured."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from ptqc import __version__
+from ptqc.calibrate.open import open_source
+from ptqc.calibrate.source import Source, input_specs
+from ptqc.compile import canonicalise, compile_graph, restrictions_of
+from ptqc.core.errors import DataError
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import QuantPlan
+from ptqc.execute.check import check_runs
+from ptqc.graph.load import LoadedModel, import_model
+from ptqc.graph.save import check_output_path, save_model
+from ptqc.report.measure import Run, measure
+from ptqc.report.report import Report
+from ptqc.targets.registry import find_target
+
+Progress = Callable[[str, int, int], None]
+
+__all__ = ["QuantizeOptions", "Result", "quantize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A quantized model, the plan that it follows, and what was measured of it."""
+
+    model: ir.Model
+    plan: QuantPlan
+    report: Report
+    inputs: tuple[Path, ...] = ()
+
+    def save(self, path: str | Path, force: bool = True) -> None:
+        """Writes the model, whole or not at all.
+
+        Raises OutputError where that is impossible, where ``path`` is the input, or, without ``force``, where a
+        file is there that ptqc did not write.
+        """
+        check_output_path(Path(path), self.inputs, force=force)
+        save_model(self.model, Path(path))
+
+
+class Stopwatch:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap belongs to ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._start
+        self._start = now
+
+
+def quantize(
+    model: str | Path | onnx.ModelProto | ir.Model,
+    target: str = "int8",
+    data: Any = None,
+    *,
+    options: QuantizeOptions | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Quantizes a float model.
+
+    Args:
+        model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it stays unchanged.
+        target: what to make; ``ptqc targets`` lists the names.
+        data: sample inputs: a path, an iterable of ``{input name: array}``, a CalibrationDataReader or a DataLoader.
+        options: everything else; the defaults are good.
+        progress: called with (stage, steps done, steps in all).
+
+    Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md.
+    """
+    options = options or QuantizeOptions()
+    shown = progress or (lambda stage, done, total: None)
+    description, watch = find_target(target), Stopwatch()
+    loaded = import_model(model)
+    check_runs(loaded.model, str(loaded.path or ""))
+    source = _open(data, loaded, options)
+    original = loaded.model.clone()
+    watch.lap("import")
+    passes = canonicalise(loaded.model, description, options)
+    watch.lap("canonicalise")
+    compiled = compile_graph(loaded.model, description, source, restrictions_of(options), options, shown)
+    _stamp(compiled.model, loaded, compiled.plan)
+    watch.lap("calibrate and lower")
+    held_out = options.eval_data is not None
+    run = Run(
+        loaded=loaded,
+        original=original,
+        compiled=compiled.model,
+        plan=compiled.plan,
+        passes=(*passes, *compiled.passes),
+        source=source,
+        judged=_open(options.eval_data, loaded, options, None) if held_out else source,
+        held_out=held_out,
+        options=options,
+        seconds=watch.seconds,
+    )
+    return Result(compiled.model, compiled.plan, measure(run, shown), loaded.files)
+
+
+def _open(data: Any, loaded: LoadedModel, options: QuantizeOptions, limit: int | None = -1) -> Source:
+    if data is None:
+        raise DataError(
+            "there is no calibration data",
+            why="ranges of activations are measured on sample inputs",
+            fix="give --data: an .npz file with the input names as keys, or a folder of images with --preprocess",
+        )
+    samples = options.samples if limit == -1 else limit
+    return open_source(data, input_specs(loaded.model), limit=samples, preprocessing=options.preprocess)
+
+
+def _stamp(model: ir.Model, loaded: LoadedModel, plan: QuantPlan) -> None:
+    """Says in the file what made it, from what."""
+    model.producer_name, model.producer_version = "ptqc", __version__
+    model.metadata_props["ptqc.version"] = __version__
+    model.metadata_props["ptqc.target"] = plan.target
+    model.metadata_props["ptqc.source_sha256"] = loaded.sha256
+    model.metadata_props["ptqc.plan_sha256"] = hashlib.sha256(plan.text().encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""The options of ``quantize``, the same on the command line, in ``ptqc.toml`` and in Python."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ptqc.core.types import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """Options of one run; every one has a good default.
+
+    Attributes:
+        samples: use at most that many calibration samples; None for all.
+        preprocess: what is done to images, such as ``resize=256,crop=224,mean=0.485:0.456:0.406``.
+        calibration_method: ``auto`` (the better of consumer-error and minmax on the calibration data),
+            ``consumer-error``, ``mse``, ``minmax``, ``percentile`` or ``entropy``.
+        format: ``qdq`` (QuantizeLinear and DequantizeLinear pairs) or ``qoperator`` (QLinear operators).
+        prefer: with ``latency``, layers that measure faster in float stay there.
+        cpu: the CPU that will run the result; ``avx2`` has 7-bit weights, as it saturates pairs of products.
+        keep_float: patterns of nodes that stay in float.
+        precision: (pattern, precision) pairs; the last match wins.
+        op_types: only these operators may become integer; empty for all.
+        activations: ranges of Gemm and MatMul inputs: fixed, found at run time, or whichever loses less.
+        passes: further passes, as ``name`` or ``module:Class[@after=name]``.
+        check_passes: check structure, promises and numbers after each pass.
+        metric: judge accuracy by ``top1``, ``top5`` or ``module:function``.
+        eval_data: held-out samples for the figures; the calibration data without.
+        no_measure: do not measure latency, so that the run does not depend on the machine.
+        seed: of everything random.
+        threads: of the runtime; results do not depend on it.
+    """
+
+    samples: int | None = None
+    preprocess: str | None = None
+    calibration_method: str = "auto"
+    format: Literal["qdq", "qoperator"] = "qdq"
+    prefer: Literal["accuracy", "latency"] = "accuracy"
+    cpu: Literal["native", "vnni", "avx2"] = "native"
+    keep_float: tuple[str, ...] = ()
+    precision: tuple[tuple[str, Precision], ...] = ()
+    op_types: tuple[str, ...] = ()
+    activations: Literal["auto", "static", "dynamic"] = "auto"
+    passes: tuple[str, ...] = ()
+    check_passes: bool = False
+    metric: str | None = None
+    eval_data: Path | None = None
+    no_measure: bool = False
+    seed: int = 0
+    threads: int = 1
+
+    def overrides(self) -> dict[str, Any]:
+        """Every option that differs from its default, by its name on the command line, as JSON values.
+
+        What cannot change a result (threads, measuring) is left out.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in ("threads", "no_measure", "check_passes"):
+                found[field.name.replace("_", "-")] = _plain(value)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (int, str)) else str(value)

@@ -1,0 +1,188 @@
+"""Measures a finished run: fidelity, accuracy, kernels, latency, error by layer. The result is its report."""
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import onnx_ir as ir
+
+from ptqc import __version__
+from ptqc.calibrate.first import FirstSamples
+from ptqc.calibrate.source import Source
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import QuantPlan
+from ptqc.execute.fusion import FusionReport, check_fusion
+from ptqc.execute.latency import measure_ratio
+from ptqc.graph.costs import node_costs
+from ptqc.graph.load import LoadedModel
+from ptqc.passes.pipeline import PassResult
+from ptqc.report.advice import with_advice
+from ptqc.report.compare import compare
+from ptqc.report.evaluate import evaluate
+from ptqc.report.report import (
+    DataInfo,
+    Figures,
+    FileInfo,
+    FusionInfo,
+    Island,
+    LatencyInfo,
+    LayerInfo,
+    PassInfo,
+    RefusedMatch,
+    Report,
+)
+
+Progress = Callable[[str, int, int], None]
+LAYER_SAMPLES = 16  # for the error by layer
+MOST_JUDGED = 1024  # samples for the figures where no data was set apart for them
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a finished compilation leaves behind.
+
+    Attributes:
+        loaded: the input; ``loaded.model`` is the canonical float graph by now.
+        original: the float model as loaded, before any pass.
+        compiled: the lowered graph.
+        source, judged: calibration samples, and those for the figures.
+        held_out: the latter took no part in calibration.
+        seconds: of the stages so far; measuring adds its own.
+    """
+
+    loaded: LoadedModel
+    original: ir.Model
+    compiled: ir.Model
+    plan: QuantPlan
+    passes: tuple[PassResult, ...]
+    source: Source
+    judged: Source
+    held_out: bool
+    options: QuantizeOptions
+    seconds: Mapping[str, float]
+
+
+def measure(run: Run, progress: Progress) -> Report:
+    """The report of a run; latency is left out with ``options.no_measure``."""
+    figures = _figures(run, progress)
+    fusion = check_fusion(run.compiled)
+    report = Report(
+        model=FileInfo(str(run.loaded.path or ""), run.loaded.size, run.loaded.sha256),
+        target=run.plan.target,
+        versions=_versions(),
+        data=_data_info(run.source),
+        options=run.options.overrides(),
+        figures=figures,
+        latency=None if run.options.no_measure else _latency(run),
+        fusion=_fusion_info(fusion),
+        layers=_layers(run, fusion, progress),
+        passes=_pass_infos(run.passes),
+        notes=(*run.loaded.notes, *run.source.notes),
+        seconds=run.seconds,
+        peak_memory_bytes=_peak_memory(),
+    )
+    return with_advice(report)
+
+
+def _data_info(source: Source) -> DataInfo:
+    return DataInfo(source.description, len(source), source.digest)
+
+
+def _figures(run: Run, progress: Progress) -> Figures:
+    judged = run.judged if run.held_out else FirstSamples(run.judged, MOST_JUDGED)
+    options = run.options
+    named = options.metric
+    found = {
+        figure.name: figure
+        for figure in evaluate(run.compiled, judged, None, run.original, options.threads, options.seed, progress)
+    }
+    if named is not None and named not in found:
+        (figure,) = evaluate(run.compiled, judged, (named,), run.original, options.threads, options.seed, progress)
+        found[named] = figure
+    accuracy = found.get(named or "top1")
+    agreement, sqnr = found.get("agreement"), found.get("sqnr")
+    return Figures(
+        data=_data_info(judged),
+        held_out=run.held_out,
+        agreement=agreement and agreement.estimate,
+        sqnr_db=sqnr and sqnr.estimate,
+        metric=accuracy.name if accuracy is not None else "",
+        accuracy_float=accuracy and accuracy.reference,
+        accuracy_quantized=accuracy and accuracy.estimate,
+        accuracy_difference=accuracy and accuracy.difference,
+    )
+
+
+def _latency(run: Run) -> LatencyInfo:
+    feeds = next(iter(run.judged.batches(1))).feeds
+    latency = measure_ratio(run.original, run.compiled, feeds, run.options.threads)
+    return LatencyInfo(
+        threads=latency.threads,
+        batch=latency.batch,
+        float_ms=latency.first.median_us / 1e3,
+        quantized_ms=latency.second.median_us / 1e3,
+        speedup=latency.ratio,
+        cpu=str(latency.cpu.get("model", "")),
+    )
+
+
+def _fusion_info(fusion: FusionReport) -> FusionInfo:
+    islands = tuple(Island(node.name, node.op, node.elements, node.reason) for node in fusion.islands)
+    return FusionInfo(fusion.integer_macs, fusion.macs, islands)
+
+
+def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerInfo, ...]:
+    canonical, samples = run.loaded.model, FirstSamples(run.source, LAYER_SAMPLES)
+    errors = {}
+    if run.options.format == "qdq":
+        comparison = compare(canonical, run.compiled, samples, LAYER_SAMPLES, run.options.threads, progress)
+        errors = {layer.name: layer for layer in comparison.layers}
+    costs, integer = {cost.name: cost for cost in node_costs(canonical)}, frozenset(fusion.integer_names)
+    rows = []
+    for node in canonical.graph:
+        name = node.name or ""
+        plan, error = run.plan.nodes[name], errors.get(name)
+        rows.append(
+            LayerInfo(
+                name=name,
+                op=node.op_type,
+                precision=str(plan.choice),
+                reason=plan.reason,
+                sqnr_db=None if error is None else error.sqnr_db,
+                share=None if error is None else error.share,
+                macs=costs[name].macs,
+                weight_bytes=_stored_bytes(node, run.plan, costs[name].weight_bytes),
+                kernel="integer" if name in integer else "",
+            )
+        )
+    return tuple(rows)
+
+
+def _stored_bytes(node: ir.Node, plan: QuantPlan, float_bytes: int) -> int:
+    """Bytes of the constants of ``node`` as stored: int8 weights take a quarter."""
+    weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return float_bytes // 4 if weight in plan.tensors and plan.tensors[weight].axis is not None else float_bytes
+
+
+def _pass_infos(results: Sequence[PassResult]) -> tuple[PassInfo, ...]:
+    return tuple(
+        PassInfo(result.name, result.count, tuple(RefusedMatch(r.node, r.reason) for r in result.refused))
+        for result in results
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("onnx", "onnx-ir", "onnxruntime", "numpy")
+    return {"ptqc": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _peak_memory() -> int | None:
+    """Greatest resident memory of this process so far, in bytes; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
