@@ -101,6 +101,9 @@ class Spool:
     count: int
     labelled: bool
 
+    def __del__(self) -> None:
+        self.file.close()
+
     @classmethod
     def of(cls, tables: Iterable[Table], specs: Sequence[InputSpec]) -> "Spool":
         """Copies all tables, one in memory at a time. DataError where the temporary folder is full."""
