@@ -52,6 +52,7 @@ class FoldConstants:
         for node in list(model.graph):
             if node.graph is None or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
                 continue
+            _settle_cast(node)
             elements = known.get(node.outputs[0])
             if elements is not None and all(isinstance(element, int) for element in elements):
                 shape = () if node.outputs[0].shape is not None and len(node.outputs[0].shape) == 0 else (-1,)
@@ -94,6 +95,15 @@ def _lift(model: ir.Model) -> int:
     return count
 
 
+def _settle_cast(node: ir.Node) -> None:
+    """CastLike to a type that is known becomes Cast, which needs one input only."""
+    like = node.inputs[1] if is_op(node, "CastLike") and len(node.inputs) > 1 else None
+    if like is not None and like.dtype is not None and is_constant(node.inputs[0]):
+        node.resize_inputs(1)
+        node.op_type = "Cast"
+        node.attributes.add(ir.AttrInt64("to", like.dtype.value))
+
+
 def _replace(model: ir.Model, node: ir.Node, array: Array) -> None:
     """An initializer in place of ``node``, under the name of its output."""
     output = node.outputs[0]
@@ -108,12 +118,13 @@ def _replace(model: ir.Model, node: ir.Node, array: Array) -> None:
 
 def _fix_reshape(model: ir.Model, node: ir.Node, target: Elements) -> int:
     """Writes a target of known and copied dimensions as a constant."""
-    if is_constant(node.inputs[1]) or node.attributes.get_int("allowzero", 0) == 1:
+    if is_constant(node.inputs[1]):
         return 0
     shape = reshape_target(node, target)
     old = node.inputs[1]
     if shape is None or old is None:
         return 0
     node.replace_input_with(1, add_initializer(model, Names(model).fresh(f"{old.name}_folded"), np.array(shape)))
+    node.attributes.pop("allowzero", None)  # the new target has zeros only where they copy
     remove_dead(model.graph, [old])
     return 1

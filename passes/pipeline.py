@@ -59,9 +59,10 @@ def run_passes(
     """
     passes = tuple(passes)
     facts = check_chain(model, passes, context)
+    promised: frozenset[Fact] = frozenset()
     probe = make_probe(model) if check else None
     results = []
-    for one in passes:
+    for index, one in enumerate(passes):
         start = time.perf_counter()
         before = _shape_of(model) if check else None
         rewrites = _run_one(model, one, context)
@@ -70,8 +71,10 @@ def run_passes(
         if probe is not None:
             if rewrites.count == 0 and before != _shape_of(model):
                 raise _broken(one, "it reports no rewrite, but the graph changed")
-            facts = (facts - one.spec.breaks) | one.spec.gives
-            probe = _check_one(model, one, context, facts, probe)
+            facts, promised = ((known - one.spec.breaks) | one.spec.gives for known in (facts, promised))
+            # What the model had from the start must only last as long as a pass still needs it.
+            needed = frozenset(fact for later in passes[index + 1 :] for fact in later.spec.needs)
+            probe = _check_one(model, one, context, promised | (facts & needed), probe)
             unchecked = probe.skipped
         results.append(PassResult(one.spec.name, rewrites.count, rewrites.refused, seconds, unchecked))
     return tuple(results)

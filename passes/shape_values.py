@@ -129,6 +129,12 @@ def _same(node: ir.Node, known: Mapping[ir.Value, Elements]) -> Elements | None:
     return _read(node.inputs[0], known)
 
 
+def _reshape(node: ir.Node, known: Mapping[ir.Value, Elements]) -> Elements | None:
+    """To a vector or a scalar."""
+    data, target = _read(node.inputs[0], known), constant_array(node.inputs[1])
+    return data if target is not None and target.size <= 1 else None
+
+
 def _cast(node: ir.Node, known: Mapping[ir.Value, Elements]) -> Elements | None:
     wide = node.attributes.get_int("to") in (ir.DataType.INT64.value, ir.DataType.INT32.value)
     return _read(node.inputs[0], known) if wide else None
@@ -166,6 +172,7 @@ HANDLERS: Mapping[str, Callable[[ir.Node, Mapping[ir.Value, Elements]], Elements
     "Squeeze": _same,
     "Unsqueeze": _same,
     "Identity": _same,
+    "Reshape": _reshape,
     "Cast": _cast,
     "Add": _arithmetic(lambda x, y: x + y),
     "Sub": _arithmetic(lambda x, y: x - y),

@@ -9,19 +9,21 @@ import onnx_ir as ir
 
 from ptqc.graph.edit import Editor
 from ptqc.graph.match import Const, Match, Op, Var, scalar
-from ptqc.graph.walk import constant_array, constant_tensor
+from ptqc.graph.walk import constant_array, constant_tensor, is_constant
 from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
 from ptqc.passes.clipping import CLIP_RULES
 from ptqc.passes.rules import Rule, apply_rules
+from ptqc.passes.windows import WINDOW_RULES
 
 
 @dataclass(frozen=True)
 class SimplifyOperators:
-    """Sub and Div by constants, Max and Min as Clip and Relu, ReduceMean over positions, Reshape to a matrix, PRelu.
+    """Arithmetic with constants, clipping, averages over positions, flattening and windows in one spelling each.
 
     After it: Add and Mul with constants instead of Sub and Div, Relu and Clip instead of Max and Min,
     GlobalAveragePool (and Flatten) instead of ReduceMean or AveragePool over all positions of an image,
-    Flatten instead of Reshape or Squeeze to a matrix, LeakyRelu instead of PRelu with one slope.
+    Flatten instead of Reshape or Squeeze to a matrix, LeakyRelu instead of PRelu with one slope, constants as second
+    operands, window attributes written out, Gemm with transB.
     """
 
     spec: ClassVar[PassSpec] = PassSpec("simplify-operators", needs=frozenset({Fact.CONSTANTS_LIFTED}))
@@ -172,6 +174,28 @@ def _gemm(found: Match, editor: Editor) -> bool:
     return True
 
 
+def _constant_last(found: Match, editor: Editor) -> bool:
+    if is_constant(found.root.inputs[1]):
+        return False
+    editor.become(found.root, found.root.op_type, [found.values["x"], found.values["c"]])
+    return True
+
+
+def _reshape(found: Match, editor: Editor) -> bool:
+    """The target in numbers: -1 for the only dynamic dimension, and no ``allowzero``."""
+    node, after = found.root, found.root.outputs[0].shape
+    if after is None:
+        return False
+    target = [dim if isinstance(dim, int) else -1 for dim in after]
+    if target.count(-1) > 1 or 0 in target:
+        return False
+    if list(found.array("target")) == target and "allowzero" not in node.attributes:
+        return False
+    new = editor.constant(f"{found.values['target'].name}_known", np.array(target, np.int64))
+    editor.become(node, "Reshape", [found.values["x"], new])
+    return True
+
+
 RULES = (
     Rule(Op("Sub", (Var("x"), Const("c"))), _subtract),
     Rule(Op("Div", (Var("x"), Const("c"))), _divide),
@@ -186,5 +210,8 @@ RULES = (
     Rule(Op("ReduceMean", (Var("x"),), rest=True), _average),
     Rule(Op("AveragePool", (Var("x"),)), _whole_average),
     Rule(Op("Reshape|Squeeze", (Var("x"),), rest=True), _flatten),
+    Rule(Op("Reshape", (Var("x"), Const("target"))), _reshape),
+    Rule(Op("Add|Mul", (Const("c"), Var("x"))), _constant_last),
+    *WINDOW_RULES,
     Rule(Op("Gemm", (Var("x"), Const("weight")), rest=True), _gemm),
 )
