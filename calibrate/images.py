@@ -55,7 +55,9 @@ class ImageFiles:
 def is_image(name: str) -> bool:
     """Whether a file looks like an image by its name, and is not hidden."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not any(
+        part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts
+    )
 
 
 def list_names(path: Path) -> list[str]:
