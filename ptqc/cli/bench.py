@@ -57,5 +57,5 @@ def command(
     times = f"{found.first.median_us / 1000:.3f} ms in float, {found.second.median_us / 1000:.3f} ms quantized"
     spread = f"quartiles {found.ratio_lower:.2f} to {found.ratio_upper:.2f}"
     console.show(Text(f"{found.ratio:.2f} times float's speed ({spread}): {times}"))
-    setting = f"{found.threads} thread{'s' if found.threads > 1 else ''}, batch {found.batch}, {found.rounds} rounds, {found.cpu['name']}"
-    console.say(f"medians by the {found.clock} clock; {setting}")
+    counted = f"{found.threads} thread{'s' if found.threads > 1 else ''}, batch {found.batch}, {found.rounds} rounds"
+    console.say(f"medians by the {found.clock} clock; {counted}, {found.cpu['name']}")

@@ -1,7 +1,7 @@
 """``--config``: options that stand in a file; those on the command line win."""
 
+import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,13 +10,17 @@ from ptqc.cli.options import FILE
 
 def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Makes the options of the file the defaults of the command."""
-    if path is None:
-        return
-    from ptqc.config import load_config
+    from ptqc.config import FILE_NAME, load_config
 
-    names = {option.removeprefix("--"): p.name for p in ctx.command.params for option in p.opts}
-    given: dict[str, Any] = dict(load_config(path))
-    ctx.default_map = {names.get(key, key): value for key, value in given.items()}
+    if path is None and not Path(FILE_NAME).is_file():
+        return
+    if path is None:
+        path = Path(FILE_NAME)
+        sys.stderr.write(f"options that are not given are taken from {path}\n")
+    names = {
+        option.removeprefix("--").replace("-", "_"): param.name for param in ctx.command.params for option in param.opts
+    }
+    ctx.default_map = {names[name]: value for name, value in load_config(path).items()}
 
 
 config_option = click.option(
@@ -26,5 +30,5 @@ config_option = click.option(
     expose_value=False,
     callback=_load,
     metavar="PATH",
-    help="Take options from this ptqc.toml; the command line wins.",
+    help="Take options from this file; the command line wins. Default: ptqc.toml, if there is one here.",
 )

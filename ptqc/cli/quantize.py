@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptqc.cli.config import config_option
-from ptqc.cli.console import Console
+from ptqc.cli.console import Console, Progress
 from ptqc.cli.options import FILE, Word, data_options, output_options
 from ptqc.core.errors import ModelError, OptionError, quoted
 
@@ -139,17 +138,15 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
         click.get_current_context().exit(failure.exit_code)
 
 
-def _quantize(model: Path, target: str, data: Path | None, options: dict[str, Any], progress: Any) -> "Result":
+def _quantize(model: Path, target: str, data: Path | None, options: dict[str, Any], progress: Progress) -> "Result":
     from ptqc import api
+    from ptqc.core.options import QuantizeOptions
 
-    known = {field.name for field in fields(api.QuantizeOptions)}
-    given = to_api(options)
-    assert set(given) <= known, sorted(set(given) - known)  # the command line and the API have the same options
-    return api.quantize(model, target, data, options=api.QuantizeOptions(**given), progress=progress)
+    return api.quantize(model, target, data, options=QuantizeOptions(**to_api(options)), progress=progress)
 
 
 def to_api(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the command line as those of :class:`ptqc.api.QuantizeOptions`."""
+    """The options of the command line as those of :class:`ptqc.core.options.QuantizeOptions`."""
     given = dict(options)
     given["op_types"] = tuple(part.strip() for part in (given["op_types"] or "").split(",") if part.strip())
     given["precision"] = tuple(parse_precision(text) for text in given["precision"])
