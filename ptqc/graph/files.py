@@ -170,7 +170,9 @@ def _backups(paths: list[Path]) -> Iterator[list[Path]]:
     except BaseException:
         for path in replaced:
             if path in saved:
-                os.replace(saved.pop(path), path)
+                # Where the path was not replaced yet both names are one file: renaming then does nothing, and the
+                # second name goes below.
+                os.replace(saved[path], path)
             else:
                 discard(path)
         raise

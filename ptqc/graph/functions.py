@@ -2,9 +2,12 @@
 
 import onnx.inliner
 import onnx_ir as ir
+from onnx.shape_inference import InferenceError
+from onnx.version_converter import ConvertError
 from onnx_ir.passes import PreconditionError, common
 
 from ptqc.core.errors import ModelError
+from ptqc.graph.reasons import reason_of
 from ptqc.graph.walk import STANDARD_DOMAINS, subgraphs
 
 MAX_NODES = 2_000_000
@@ -28,10 +31,11 @@ def inline_functions(model: ir.Model) -> tuple[ir.Model, str | None]:
             model = ir.from_proto(proto)
         else:
             inliner(model)
-    except (PreconditionError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (PreconditionError, InferenceError, ConvertError, ValueError, RuntimeError, LookupError) as error:
         raise ModelError(
-            "the model's functions cannot be inlined", why=reason, fix="export it without functions, or with one opset for all"
+            "the model's functions cannot be inlined",
+            why=reason_of(error),
+            fix="export it without functions, or with one opset for all",
         ) from error
     model.functions.clear()
     return model, f"{count} model-local functions inlined" if count > 1 else "1 model-local function inlined"

@@ -1,5 +1,6 @@
 """Reading a model into the form that every pass expects, and refusing what cannot be one."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from ptqc.graph.naming import fix_names
 from ptqc.graph.opset import canonical_opset, set_ir_version
 from ptqc.graph.protos import check_protos
 from ptqc.graph.read import read_file
+from ptqc.graph.reasons import reason_of
 from ptqc.graph.refuse import refuse_not_finite, refuse_quantized
 from ptqc.graph.shapes import infer_shapes
-from ptqc.graph.walk import Names, graph_hash, graphs, is_op, replace_all_uses, subgraphs
+from ptqc.graph.walk import Names, constant_tensor, graph_hash, graphs, is_op, replace_all_uses, subgraphs
+
+# What onnx_ir notes about odd files would otherwise appear on the user's terminal; what matters is said in our notes.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 Source = str | Path | onnx.ModelProto | ir.Model
 
@@ -107,10 +112,9 @@ def _deserialize(proto: onnx.ModelProto, data: DataFiles | None) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        cause = error.__cause__ or error
         raise ModelError(
             "the file is no valid ONNX model",
-            why=quoted(cause)[1:-1],
+            why=reason_of(error.__cause__ or error),
             fix="check it with onnx.checker and export again",
         ) from error
     for value in _external_values(model):
@@ -149,6 +153,7 @@ def _map_attributes(model: ir.Model, data: DataFiles | None) -> None:
 def _normalize(model: ir.Model, allow_quantized: bool) -> tuple[ir.Model, tuple[str, ...]]:
     """The steps from a valid graph to the form that passes expect; each adds its sentence to the notes."""
     notes: list[str | None] = []
+    _plain_domain(model)
     if not allow_quantized:
         refuse_quantized(model)
     model, note = inline_functions(model)
@@ -173,6 +178,17 @@ def _normalize(model: ir.Model, allow_quantized: bool) -> tuple[ir.Model, tuple[
     refuse_not_finite(model)
     notes.extend(_kept_in_float(model))
     return model, tuple(note for note in notes if note)
+
+
+def _plain_domain(model: ir.Model) -> None:
+    """The standard domain has two names; here it is always the empty one."""
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for holder in holders:
+        if "ai.onnx" in holder.opset_imports:
+            holder.opset_imports.setdefault("", holder.opset_imports.pop("ai.onnx"))
+        for node in holder.all_nodes():
+            if node.domain == "ai.onnx":
+                node.domain = ""
 
 
 def _sort(model: ir.Model) -> str | None:
@@ -216,7 +232,7 @@ def _lift_constants(model: ir.Model) -> None:
         if not is_op(node, "Constant"):
             continue
         output = node.outputs[0]
-        tensor = ir.convenience.get_const_tensor(output)
+        tensor = constant_tensor(output)
         if tensor is None or output.name is None:
             continue
         name = names.fresh(f"{output.name}_constant") if output.is_graph_output() else output.name

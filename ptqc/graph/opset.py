@@ -1,9 +1,11 @@
 """Bringing a model to the opset that passes are written for, with onnx's own converter."""
 
-import onnx
 import onnx_ir as ir
+from onnx.shape_inference import InferenceError
+from onnx.version_converter import ConvertError, convert_version
 
 from ptqc.core.errors import ModelError
+from ptqc.graph.reasons import reason_of
 from ptqc.graph.versions import (
     CANONICAL_IR_VERSION,
     CANONICAL_OPSET,
@@ -59,8 +61,8 @@ def canonical_opset(model: ir.Model) -> tuple[ir.Model, str | None]:
     for goal in range(CANONICAL_OPSET, least - 1, -1):
         try:
             return _converted(model, goal), f"converted from opset {opset} to {goal}"
-        except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
-            reason = reason or " ".join(str(error).split())[:200]
+        except (RuntimeError, ValueError, ConvertError, InferenceError) as error:
+            reason = reason or reason_of(error)
     if opset >= OLDEST_OPSET:
         return model, f"kept at opset {opset}: onnx cannot convert it ({reason})"
     raise ModelError(
@@ -95,7 +97,14 @@ def _converted(model: ir.Model, goal: int) -> ir.Model:
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
             work.graph.inputs.append(value)
     work.ir_version = CANONICAL_IR_VERSION  # before version 4 constants had to be inputs too, which ours are not
-    proto = onnx.version_converter.convert_version(ir.to_proto(work), goal)
+    try:
+        proto = convert_version(ir.to_proto(work), goal)
+    except InferenceError:  # the converter insists on the shapes that the file states for its intermediate tensors
+        for node in work.graph.all_nodes():
+            for output in node.outputs:
+                if not output.is_graph_output():
+                    output.type = output.shape = None
+        proto = convert_version(ir.to_proto(work), goal)
     converted = ir.from_proto(proto)
     for value in list(converted.graph.inputs):
         if value.name in weights:

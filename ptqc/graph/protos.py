@@ -5,10 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from ptqc.core.errors import ModelError, quoted
 
 _MAX_NESTING = 64  # bodies inside bodies; no exporter comes near it
+
+_ATTRIBUTE_TYPES = frozenset(set(onnx.AttributeProto.AttributeType.values()) - {onnx.AttributeProto.UNDEFINED})
+_CONSTANTS = {
+    "value": onnx.AttributeProto.TENSOR,
+    "sparse_value": onnx.AttributeProto.SPARSE_TENSOR,
+    "value_float": onnx.AttributeProto.FLOAT,
+    "value_floats": onnx.AttributeProto.FLOATS,
+    "value_int": onnx.AttributeProto.INT,
+    "value_ints": onnx.AttributeProto.INTS,
+    "value_string": onnx.AttributeProto.STRING,
+    "value_strings": onnx.AttributeProto.STRINGS,
+}
 
 # Fields in which a type's elements may stand when they are not raw bytes.
 _TYPED_FIELDS = {
@@ -28,6 +42,7 @@ def check_protos(proto: onnx.ModelProto) -> None:
 
     Raises ModelError that names the node or tensor. Nothing is allocated for what a tensor merely declares.
     """
+    _check_texts(proto)
     if not proto.opset_import:
         raise ModelError(
             "the model names no opset", why="it is cut off, or was written by a broken exporter", fix="export it again"
@@ -40,6 +55,30 @@ def check_protos(proto: onnx.ModelProto) -> None:
         defined = _check_nodes(function.node, set(function.input), wanted, main=True)
         _check_attributes(function.node)
         _check_bodies([body for node in function.node for body in _bodies(node)], frozenset(defined), 1)
+
+
+def _check_texts(proto: onnx.ModelProto) -> None:
+    """Names and texts must be UTF-8; protobuf hands out bytes where they are not."""
+    waiting: list[Message] = [proto]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):  # listing its fields would copy the weights
+            texts: list[object] = [message.name, message.doc_string]
+            waiting.extend(message.external_data)
+            waiting.extend(message.metadata_props)
+        else:
+            texts = []
+            for field, value in message.ListFields():
+                items = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+                if field.type == FieldDescriptor.TYPE_STRING:
+                    texts.extend(items)
+                elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                    waiting.extend(items)
+        for text in texts:
+            if not isinstance(text, str):
+                raise ModelError(
+                    f"the file holds text that is not UTF-8: {quoted(text)}", fix="it is damaged: export again"
+                )
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -90,9 +129,23 @@ def _interface(graph: onnx.GraphProto) -> frozenset[str]:
 
 
 def _check_attributes(nodes: Iterable[onnx.NodeProto]) -> None:
+    fix = "the file is invalid: export again"
     for node in nodes:
+        names = [attribute.name for attribute in node.attribute]
+        if len(set(names)) < len(names):
+            raise ModelError("an attribute exists twice", where=_node(node), fix=fix)
+        for attribute in node.attribute:
+            if not attribute.name or attribute.type not in _ATTRIBUTE_TYPES:
+                raise ModelError(f"attribute {quoted(attribute.name)} has no known type", where=_node(node), fix=fix)
+            field = {onnx.AttributeProto.TENSOR: "t", onnx.AttributeProto.GRAPH: "g"}.get(attribute.type)
+            if field and not attribute.HasField(field) and not attribute.ref_attr_name:
+                raise ModelError(f"attribute {quoted(attribute.name)} has no value", where=_node(node), fix=fix)
         for tensor in _attribute_tensors(node):
             check_tensor(tensor)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            kinds = [_CONSTANTS.get(attribute.name) for attribute in node.attribute]
+            if len(kinds) != 1 or kinds[0] != node.attribute[0].type or len(node.output) != 1:
+                raise ModelError("a Constant needs one value and one output", where=_node(node), fix=fix)
 
 
 def _check_nodes(

@@ -2,10 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -18,6 +20,7 @@ from ptqc.graph.walk import graphs
 INLINE_LIMIT = 1_800_000_000  # bytes of constants in one file; protobuf ends at 2 GiB
 _INLINE_TENSOR = 1024  # smaller constants stay in the model file: shapes and axes must be there
 _ALIGNMENT = 64  # bytes, so that mapped arrays are aligned
+_PIECE = 1 << 24  # bytes written at a time
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -87,15 +90,23 @@ def _write_tensors(file: BinaryIO, model: ir.Model) -> tuple[str, dict[ir.Value,
             tensor = value.const_value
             if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes < _INLINE_TENSOR:
                 continue
-            padding = bytes(-offset % _ALIGNMENT)
-            content = tensor.tobytes()
-            for part in (padding, content):
+            begin = offset + -offset % _ALIGNMENT
+            for part in (memoryview(bytes(begin - offset)), *_parts(tensor)):
                 digest.update(part)
                 file.write(part)
-            offset += len(padding)
-            spans[value] = (offset, len(content))
-            offset += len(content)
+            spans[value] = (begin, tensor.nbytes)
+            offset = begin + tensor.nbytes
     return digest.hexdigest(), spans
+
+
+def _parts(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
+    """The tensor's bytes as ONNX stores them, a piece at a time and without a copy of mapped weights."""
+    if tensor.dtype.bitwidth < 8 or sys.byteorder != "little":
+        yield memoryview(tensor.tobytes())
+        return
+    whole = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+    for start in range(0, whole.size, _PIECE):
+        yield whole[start : start + _PIECE].data
 
 
 def check_output_path(output: Path, inputs: Iterable[Path] = (), *, force: bool = False) -> None:

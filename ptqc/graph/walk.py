@@ -23,7 +23,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.const_value is not None and value.producer() is None:
         return value.const_value
     node = value.producer()
-    if not is_op(node, "Constant") or node is None:
+    if not is_op(node, "Constant") or node is None or "sparse_value" in node.attributes:
         return None
     return ir.convenience.get_const_tensor(value)
 
