@@ -7,7 +7,15 @@ import onnx_ir as ir
 
 from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.graph.walk import constant_array, is_op
-from ptqc.passes.kernel_time import ELEMENTWISE_TIME, PAD_TIME, POOL_TIME, ceil_to, dense_time, depthwise_time
+from ptqc.passes.kernel_time import (
+    ELEMENTWISE_TIME,
+    LAUNCH_TIME,
+    PAD_TIME,
+    POOL_TIME,
+    ceil_to,
+    dense_time,
+    depthwise_time,
+)
 
 RANK = 4  # the kernels that the time model knows are two-dimensional
 # One input decides; whatever they make of a zero channel stays finite.
@@ -76,7 +84,7 @@ class ChannelClasses:
         total += sum(sizes[key] * cost for key, cost in self.costs if key in touching)
         for key, value in self.images.items():
             if key in touching and sizes[key] != self.sizes[key]:
-                total += PAD_TIME * sizes[key] * elements(_pixels_shape(value))
+                total += LAUNCH_TIME + PAD_TIME * sizes[key] * elements(_pixels_shape(value))
         return total
 
 

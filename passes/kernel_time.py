@@ -47,3 +47,5 @@ def depthwise_time(channels: int, taps: int) -> float:
 ELEMENTWISE_TIME = 0.27  # QLinearAdd, QLinearMul, QLinearSigmoid, QLinearLeakyRelu
 POOL_TIME = 0.1
 PAD_TIME = 0.1  # Pad on the codes of an image, and what a fourth channel adds to its change of layout
+
+LAUNCH_TIME = 4000.0  # nanoseconds of one more node, however small

@@ -25,7 +25,6 @@ BUILTIN: Mapping[str, str] = {
     "fold-pad": "ptqc.passes.fold_pad:FoldPad",
     "matmul-to-gemm": "ptqc.passes.matmul_to_gemm:MatMulToGemm",
     "lower-hardswish": "ptqc.passes.lower_hardswish:LowerHardSwish",
-    "lower-reduce-mean": "ptqc.passes.lower_reduce_mean:LowerReduceMean",
     "lower-average-pool": "ptqc.passes.lower_average_pool:LowerAveragePool",
     "lower-channel-shuffle": "ptqc.passes.lower_channel_shuffle:LowerChannelShuffle",
     "pad-channels": "ptqc.passes.pad_channels:PadChannels",
