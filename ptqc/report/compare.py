@@ -12,7 +12,7 @@ from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import ModelError
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
-from ptqc.graph.costs import operator
+from ptqc.graph.costs import node_costs, operator
 from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.graph.walk import constant_array, is_constant
 from ptqc.report.estimates import decibels
@@ -29,8 +29,10 @@ class LayerError:
     """The error of one layer.
 
     Attributes:
-        name, op: of the node in the float graph; op ``Input`` stands for the quantization of a graph input.
-        tensor: the tensor compared, its first output.
+        name, op: of the node in the float graph. Where the quantized graph merged several nodes into one kernel
+            (Conv, bias and Relu), the one with most multiply-accumulates, else the first, stands for all; op
+            ``Input`` stands for the quantization of a graph input.
+        tensor: the tensor compared, the output of the last of these nodes.
         sqnr_db: of that tensor against the float model's, over all samples, in dB.
         added: noise that enters here, per unit of signal power: max(0, r(output) - r(inputs)), where r is noise
             power / signal power, and r(inputs) that of all activations read taken together. An input that has no
@@ -200,6 +202,8 @@ def _add_powers(
 def _layers(model: ir.Model, sums: Mapping[str, tuple[float, float]]) -> tuple[LayerError, ...]:
     """Added noise and shares, from sums of signal and noise power of the tensors that have a counterpart."""
     known = dict(sums)
+    macs = {cost.name: cost.macs for cost in node_costs(model)}
+    claimed: set[ir.Node] = set()
     rows: list[tuple[str, str, str, float]] = []
     for name in (value.name or "" for value in model.graph.inputs):
         if name in sums and sums[name][1] > 0:
@@ -212,12 +216,31 @@ def _layers(model: ir.Model, sums: Mapping[str, tuple[float, float]]) -> tuple[L
         tensor = (node.outputs[0].name or "") if node.outputs else ""
         if tensor in sums:
             grown = _ratio(*sums[tensor]) - _ratio(*pooled)  # inf - inf is nan: nothing is added to broken inputs
-            rows.append((node.name or "", operator(node), tensor, grown if grown > 0 else 0.0))
+            principal = _principal(node, sums, claimed, macs)
+            rows.append((principal.name or "", operator(principal), tensor, grown if grown > 0 else 0.0))
     shares = _shares([added for *_, added in rows])
     return tuple(
         LayerError(name, op, tensor, decibels(*sums[tensor]), added, share)
         for (name, op, tensor, added), share in zip(rows, shares, strict=True)
     )
+
+
+def _principal(
+    node: ir.Node, compared: Mapping[str, object], claimed: set[ir.Node], macs: Mapping[str, int]
+) -> ir.Node:
+    """The node that stands for ``node`` and the nodes before it whose results are not compared by themselves."""
+    group, waiting = [node], [node]
+    claimed.add(node)
+    while waiting:
+        for value in waiting.pop().inputs:
+            producer = None if value is None or value.name in compared else value.producer()
+            if producer is None or producer in claimed or value is None or value.dtype != ir.DataType.FLOAT:
+                continue
+            claimed.add(producer)
+            group.append(producer)
+            waiting.append(producer)
+    # The last one found is the farthest from ``node``: the first in the graph.
+    return max(reversed(group), key=lambda one: macs.get(one.name or "", 0))
 
 
 def _ratio(signal: float, noise: float) -> float:

@@ -106,12 +106,12 @@ def _figures(run: Run, progress: Progress) -> Figures:
     return Figures(
         data=_data_info(judged),
         held_out=run.held_out,
-        agreement=agreement and agreement.estimate,
-        sqnr_db=sqnr and sqnr.estimate,
+        agreement=None if agreement is None else agreement.estimate,
+        sqnr_db=None if sqnr is None else sqnr.estimate,
         metric=accuracy.name if accuracy is not None else "",
-        accuracy_float=accuracy and accuracy.reference,
-        accuracy_quantized=accuracy and accuracy.estimate,
-        accuracy_difference=accuracy and accuracy.difference,
+        accuracy_float=None if accuracy is None else accuracy.reference,
+        accuracy_quantized=None if accuracy is None else accuracy.estimate,
+        accuracy_difference=None if accuracy is None else accuracy.difference,
     )
 
 
@@ -124,7 +124,7 @@ def _latency(run: Run) -> LatencyInfo:
         float_ms=latency.first.median_us / 1e3,
         quantized_ms=latency.second.median_us / 1e3,
         speedup=latency.ratio,
-        cpu=str(latency.cpu.get("model", "")),
+        cpu=str(latency.cpu.get("name", "")),
     )
 
 
@@ -162,7 +162,7 @@ def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerIn
 
 def _stored_bytes(node: ir.Node, plan: QuantPlan, float_bytes: int) -> int:
     """Bytes of the constants of ``node`` as stored: int8 weights take a quarter."""
-    weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    weight = (node.inputs[1].name or "") if len(node.inputs) > 1 and node.inputs[1] is not None else ""
     return float_bytes // 4 if weight in plan.tensors and plan.tensors[weight].axis is not None else float_bytes
 
 

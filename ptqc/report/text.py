@@ -33,7 +33,7 @@ def report_renderables(report: Report, everything: bool = False) -> list[Any]:
     if report.fusion is not None and report.fusion.islands:
         parts.append(_island_table(report, everything))
     if report.layers:
-        parts.append(layer_table(report.layers, None if everything else SHOWN_LAYERS))
+        parts.append(layer_table(report.layers, everything))
     if everything:
         if report.passes:
             parts.append(_pass_table(report))
@@ -94,21 +94,20 @@ def _island_table(report: Report, everything: bool) -> "Table":
     return table
 
 
-def layer_table(layers: tuple[LayerInfo, ...], limit: int | None) -> "Table":
-    """Layers in graph order; with a limit those that add most noise, or compute most."""
-    shown = prominent_layers(layers, len(layers) if limit is None else limit)
+def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
+    """Layers in graph order: all with all reasons, or those that add most noise or compute most."""
+    shown = prominent_layers(layers, len(layers) if everything else SHOWN_LAYERS)
     title = "Layers" if len(shown) == len(layers) else f"Layers: the {len(shown)} that matter most of {len(layers)}"
     headings = (("#", True), ("layer", False), ("op", False), ("precision", False))
     figures = (("SQNR dB", True), ("noise", True), ("MACs", True), ("weights", True))
     table = plain_table(title, *headings, *figures, ("why", False))
     for number, layer in shown:
         share = "" if layer.share is None else f"{layer.share:.1%}"
-        costs = (
-            count_text(layer.macs) if layer.macs else "",
-            size_text(layer.weight_bytes) if layer.weight_bytes else "",
-        )
+        macs, weights = count_text(layer.macs) if layer.macs else "", size_text(layer.weight_bytes)
         names = (short_name(layer.name), printable(layer.op, 30), printable(layer.precision, 20))
-        table.add_row(str(number), *names, decibel_text(layer.sqnr_db), share, *costs, printable(layer.reason, 120))
+        figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
+        why = printable(layer.reason, 120) if everything or layer.precision == "float" else ""
+        table.add_row(str(number), *names, *figure_cells, why)
     return table
 
 

@@ -101,6 +101,15 @@ def test_padded_channels_are_left_out():
     assert all(layer.sqnr_db == float("inf") for layer in found.layers)
 
 
+def test_merged_nodes_are_named_after_the_one_that_computes():
+    head = '<ir_version: 10, opset_import: ["" : 21]> net (float[N,3] x) => (float[N,2] z)'
+    weights = "<float[3,2] w = {1, 2, 3, 4, 5, 6}, float[2] b = {1, 2}>"
+    body = "{ m = MatMul(x, w)  s = Add(m, b)  r = Relu(s)  z = Neg(r) }"
+    merged = "{ a = MatMul(x, w)  c = Add(a, b)  r = Relu(c)  z = Neg(r) }"
+    found = compare(parse(f"{head} {weights} {body}"), parse(f"{head} {weights} {merged}"), source())
+    assert [(layer.op, layer.tensor) for layer in found.layers] == [("MatMul", "r"), ("Neg", "z")]
+
+
 def test_models_with_nothing_in_common_are_refused():
     other = "net (float[N,3] x) => (float[N,3] b) { a = Relu(x)  b = Neg(a) }"
     with pytest.raises(ModelError, match="no tensor in common"):
