@@ -50,15 +50,16 @@ class FoldConstants:
         known = track_shape_values(model.graph)
         editor = Editor(model)
         for node in list(model.graph):
-            if node.graph is None or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            if node.graph is None or len(node.outputs) != 1:
                 continue
             _settle_cast(node)
             elements = known.get(node.outputs[0])
-            if elements is not None and all(isinstance(element, int) for element in elements):
+            foldable = not node.outputs[0].is_graph_output()  # a constant cannot be a graph output
+            if foldable and elements is not None and all(isinstance(element, int) for element in elements):
                 shape = () if node.outputs[0].shape is not None and len(node.outputs[0].shape) == 0 else (-1,)
                 _replace(model, node, np.array(elements, np.int64).reshape(shape))
                 count += 1
-            elif self._fold_node(model, node, refused):
+            elif foldable and self._fold_node(model, node, refused):
                 count += 1
             elif is_op(node, "Reshape") and (target := node.inputs[1]) is not None and target in known:
                 count += _fix_reshape(model, node, known[target])

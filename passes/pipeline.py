@@ -60,6 +60,10 @@ def run_passes(
     passes = tuple(passes)
     facts = check_chain(model, passes, context)
     promised: frozenset[Fact] = frozenset()
+    if check:
+        problem = check_structure(model)
+        if problem is not None:
+            raise PassError("the graph is not well formed before the first pass", why=problem)
     probe = make_probe(model) if check else None
     results = []
     for index, one in enumerate(passes):
