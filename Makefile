@@ -39,7 +39,7 @@ models: $(VENV)/dev.stamp ## train the models of models/ again (three minutes)
 	$(BIN)/python -m models.train
 
 golden: $(VENV)/dev.stamp ## write tests/golden again; review the difference before you commit it
-	PTQC_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/passes
+	PTQC_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/passes/test_golden.py
 
 dist: $(VENV)/dev.stamp ## source archive and wheel in dist/
 	$(BIN)/python -m build

@@ -1,0 +1,103 @@
+"""The rules of docs/architecture.md on who may import what, and when."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path for folder in ("ptqc", "calibrate", "passes", "targets") for path in (REPOSITORY / folder).rglob("*.py")
+)
+# Module -> the files, relative to the repository, that may import it (inside functions); None: any file.
+HEAVY: dict[str, tuple[str, ...] | None] = {
+    "PIL": ("calibrate/",),
+    "jinja2": ("ptqc/report/",),
+    "matplotlib": ("ptqc/report/",),
+    "onnx_graphsurgeon": ("ptqc/graph/surgeon.py",),
+    "onnxruntime": ("ptqc/execute/runtime.py",),
+    "onnxscript": None,
+    "sklearn": (),
+    "torch": ("calibrate/", "ptqc/execute/torch"),
+}
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
+    """(top-level module, line, whether it is imported with the file) of all imports but those for type checkers."""
+    pending: list[tuple[ast.AST, bool]] = [(tree, True)]
+    while pending:
+        node, early = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += [(child, early) for child in node.orelse]
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno, early) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0], node.lineno, early
+        early = early and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        pending += [(child, early) for child in ast.iter_child_nodes(node)]
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What is wrong with the heavy imports of one file."""
+    found = []
+    for module, line, early in imports(ast.parse(source)):
+        if module not in HEAVY:
+            continue
+        allowed = HEAVY[module]
+        if early:
+            found.append(f"{path}:{line}: import {module} inside the function that needs it")
+        if allowed is not None and not path.startswith(allowed):
+            found.append(f"{path}:{line}: only {' and '.join(allowed) or 'nothing'} may import {module}")
+    return found
+
+
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    found = [
+        problem
+        for path in SOURCES
+        if not path.is_symlink()
+        for problem in violations(path.relative_to(REPOSITORY).as_posix(), path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "problems"),
+    [
+        ("ptqc/report/html.py", "import matplotlib.pyplot as plt", 1),
+        ("ptqc/report/html.py", "def draw():\n    import matplotlib.pyplot", 0),
+        ("ptqc/graph/load.py", "def run():\n    from onnxruntime import InferenceSession", 1),
+        ("ptqc/graph/load.py", "class A:\n    import torch", 2),
+        ("passes/base.py", "if TYPE_CHECKING:\n    import onnx_graphsurgeon", 0),
+        ("ptqc/execute/runtime.py", "from ptqc.execute import onnxruntime", 0),
+    ],
+)
+def test_the_check_of_heavy_libraries_finds_what_it_should(path: str, source: str, problems: int) -> None:
+    assert len(violations(path, source)) == problems
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_layers_are_kept() -> None:
+    result = lint_imports(REPOSITORY)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_import_against_the_layers_is_reported(tmp_path: Path) -> None:
+    for folder in ("ptqc", "calibrate", "passes", "targets"):
+        shutil.copytree(
+            REPOSITORY / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    (tmp_path / "calibrate" / "planted.py").write_text("import ptqc.cli\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1
+    assert "ptqc.calibrate.planted -> ptqc.cli (l.1)" in result.stdout
