@@ -64,8 +64,16 @@ class _Writer:
             if node.graph is not self.graph:
                 continue
             self._write(node)
+        self._remove_unread()
         _remove_unused_initializers(self.graph)
         self.graph.sort()
+
+    def _remove_unread(self) -> None:
+        """Removes DequantizeLinear nodes whose codes alone are read: onnxruntime would run them all the same."""
+        for node in list(self.graph):
+            out = node.outputs[0]
+            if node.op_type == "DequantizeLinear" and not out.uses() and not out.is_graph_output():
+                self.graph.remove(node, safe=True)
 
     def _form(self, node: ir.Node) -> Form:
         plan = self.plan.nodes.get(node.name or "")
