@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ptqc.core.errors import quoted
 from ptqc.core.types import Array
 from ptqc.graph.walk import tensor_digest
 
@@ -41,19 +42,19 @@ class _Printer:
     def graph(self, graph: ir.Graph, head: str, depth: int) -> Iterator[str]:
         indent = "  " * depth
         for value in (*graph.inputs, *graph.initializers.values(), *graph.outputs):
-            self._names.setdefault(value, value.name or "?")
+            self._names.setdefault(value, _escaped(value.name or "?"))
         inputs = ", ".join(self._typed(value) for value in graph.inputs)
         outputs = ", ".join(self._typed(value) for value in graph.outputs)
         yield f"{indent}{head} ({inputs}) -> ({outputs})"
         for name in sorted(graph.initializers):
-            yield f"{indent}  init {name}: {_constant(graph.initializers[name].const_value)}"
+            yield f"{indent}  init {_escaped(name)}: {_constant(graph.initializers[name].const_value)}"
         for node in graph:
             yield from self._node(node, depth + 1)
 
     def _node(self, node: ir.Node, depth: int) -> Iterator[str]:
         outputs = ", ".join(self._name(value) for value in node.outputs)
         inputs = ", ".join("_" if value is None else self._name(value) for value in node.inputs)
-        operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        operator = _escaped(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
         line = f"{'  ' * depth}{outputs} = {operator}({inputs})"
         bodies: list[tuple[str, ir.Graph]] = []
         defaults = _defaults(node, self._opsets)
@@ -66,7 +67,7 @@ class _Printer:
             else:
                 text = _attribute(attribute)
                 if text != defaults.get(key):
-                    line += f" {key}={text}"
+                    line += f" {_escaped(key)}={text}"
         yield line
         for key, body in bodies:
             yield from self.graph(body, f"{key} =", depth + 1)
@@ -97,7 +98,7 @@ def dimension(size: int | ir.SymbolicDim) -> str:
     """One dimension: its number, its name, or ``?``."""
     if isinstance(size, int):
         return str(size)
-    return "?" if size.value is None else str(size.value)
+    return "?" if size.value is None else _escaped(size.value)
 
 
 def _constant(tensor: ir.TensorProtocol | None) -> str:
@@ -105,7 +106,7 @@ def _constant(tensor: ir.TensorProtocol | None) -> str:
         return "?"
     head = f"{tensor.dtype.name}[{','.join(str(size) for size in tensor.shape.numpy())}]"
     if tensor.dtype == ir.DataType.STRING:
-        return head if tensor.size > FULL_UP_TO else f"{head} = {tensor.numpy().reshape(-1).tolist()}"
+        return head if tensor.size > FULL_UP_TO else f"{head} = {_escaped(tensor.numpy().reshape(-1).tolist())}"
     if tensor.size == 0:
         return f"{head} = {{}}"
     values = tensor.numpy()
@@ -149,7 +150,12 @@ def _attribute(attribute: ir.Attr) -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _escaped(value)
+
+
+def _escaped(text: object) -> str:
+    """Names come from files: no control characters, no endless lines."""
+    return quoted(text, limit=500)[1:-1]
 
 
 def _defaults(node: ir.Node, opsets: dict[str, int]) -> dict[str, str]:
