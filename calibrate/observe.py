@@ -11,7 +11,7 @@ import numpy as np
 
 from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import DataError, quoted
-from ptqc.core.statistics import Histogram, Statistics
+from ptqc.core.statistics import BLOCK, Histogram, Statistics
 from ptqc.core.types import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -19,9 +19,8 @@ Progress = Callable[[int, int], None]
 
 # Values of one sample that the histogram sees.
 SELECTED = 16384
-# Values that are widened to float64 at a time: small enough to stay in the first caches.
-BLOCK = 16384
-BATCH_BYTES = 64 << 20
+# The runtime keeps about twice as much: its arena, and a plan of its memory for each shape that comes again.
+BATCH_BYTES = 32 << 20
 MAX_BATCH = 64
 
 
@@ -64,11 +63,15 @@ def collect_statistics(
 
 
 def batch_size(run: Run, tensors: Sequence[str], source: Source, budget: int = BATCH_BYTES) -> int:
-    """Samples of a batch for which the tensors take about ``budget`` bytes, found by running the first sample."""
+    """Samples of a batch for which the tensors take at most ``budget`` bytes, found by running the first sample.
+
+    A power of two up to MAX_BATCH, so that most sets end with a full batch: each new shape costs the runtime memory.
+    """
     first = next(source.batches(1))
     outputs = run(first.feeds)
     used = sum(outputs[name].nbytes for name in tensors) / first.samples
-    return max(1, min(MAX_BATCH, int(budget // max(used, 1))))
+    fitting = max(1, min(MAX_BATCH, int(budget // max(used, 1))))
+    return 1 << (fitting.bit_length() - 1)
 
 
 class _Observed:
@@ -118,8 +121,10 @@ def selection_step(count: int) -> int:
 def _moments(values: Array) -> tuple[float, float]:
     """Sum and sum of squares in float64 of [n]."""
     total = squares = 0.0
+    buffer = np.empty(min(BLOCK, len(values)))
     for start in range(0, len(values), BLOCK):
-        block = values[start : start + BLOCK].astype(np.float64)
+        block = buffer[: min(BLOCK, len(values) - start)]
+        np.copyto(block, values[start : start + BLOCK])
         total += float(np.add.reduce(block))
         np.multiply(block, block, out=block)
         squares += float(np.add.reduce(block))

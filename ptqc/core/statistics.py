@@ -14,6 +14,8 @@ import numpy as np
 from ptqc.core.types import Array
 
 MAX_BINS = 4096
+# Values that are widened to float64 at a time: small enough to stay in the first caches.
+BLOCK = 16384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +38,19 @@ class Histogram:
         low, high = float(values.min()), float(values.max())
         exponent = _fitting_exponent(low, high)
         first = math.floor(math.ldexp(low, -exponent))
-        # In float64 the product with a power of two, the floor and the difference are exact.
-        bins = values.astype(np.float64).ravel()
-        bins *= math.ldexp(1.0, -exponent)
-        np.floor(bins, out=bins)
-        bins -= first
-        return cls(exponent, first, np.bincount(bins.astype(np.intp)))
+        last = math.floor(math.ldexp(high, -exponent))
+        counts = np.zeros(last - first + 1, np.int64)
+        flat, buffer = values.reshape(-1), np.empty(min(BLOCK, values.size))
+        for start in range(0, values.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            # In float64 the product with a power of two, the floor and the difference are exact.
+            bins = buffer[: len(block)]
+            np.copyto(bins, block)
+            bins *= math.ldexp(1.0, -exponent)
+            np.floor(bins, out=bins)
+            bins -= first
+            counts += np.bincount(bins.astype(np.intp), minlength=len(counts))
+        return cls(exponent, first, counts)
 
     @property
     def centres(self) -> Array:

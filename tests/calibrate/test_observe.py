@@ -100,7 +100,7 @@ def test_progress_reaches_the_total():
 
 
 def test_batch_size_follows_the_bytes_of_a_sample():
-    assert batch_size(run, ["x"], source_of(DATA), budget=24 * 5) == 5
+    assert batch_size(run, ["x"], source_of(DATA), budget=24 * 5) == 4
     assert batch_size(run, ["x"], source_of(DATA), budget=1) == 1
     assert batch_size(run, ["x"], source_of(DATA)) == 64
 
