@@ -1,0 +1,157 @@
+"""Quantizes one model in a process of its own, so that its peak memory can be told: ``python -m benchmarks.worker JOB``.
+
+The job and the result are JSON; the result is the last line of standard output.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import REPOSITORY
+from ptqc.core.errors import PtqcError
+from ptqc.core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to quantize: with ``ptqc`` (options as in QuantizeOptions) or ``onnxruntime`` (its calibration method).
+
+    Attributes:
+        data: .npz; ``stacked`` if its first axis is none of the model's.
+        samples: use the first ones only; None for all.
+        stream: hand the samples over one by one, from a generator, instead of the path.
+    """
+
+    tool: str
+    model: str
+    data: str
+    output: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    samples: int | None = None
+    stacked: bool = False
+    stream: bool = False
+
+
+def run_job(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Runs ``job`` in a fresh process without ptqc's cache.
+
+    Returns its result (``seconds``, ``peak_mb`` and what the tool reports), or ``refused`` with ptqc's message, or
+    ``failed`` with the last line of the traceback.
+    """
+    with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
+        variables = {**os.environ, "PTQC_CACHE": "", "ORT_DISABLE_TELEMETRY": "1", "TMPDIR": folder}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(job))],
+            cwd=REPOSITORY,
+            env={**variables, **(environment or {})},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def main(text: str) -> None:
+    """Does the job and prints the result."""
+    job = Job(**json.loads(text))
+    start = time.perf_counter()
+    try:
+        result = {"ptqc": quantize_ptqc, "onnxruntime": quantize_onnxruntime}[job.tool](job)
+    except PtqcError as error:
+        result = {"refused": str(error)}
+    result |= {"seconds": time.perf_counter() - start, "peak_mb": peak_megabytes()}
+    print(json.dumps(result))
+
+
+def peak_megabytes() -> float | None:
+    """Greatest resident memory of this process; not getrusage's, which a forked process inherits from its parent."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
+def samples(job: Job) -> Iterator[dict[str, Array]]:
+    """Feeds of one sample each."""
+    from ptqc.calibrate.arrays import open_npz
+
+    files = open_npz(Path(job.data))
+    count = min(rows.shape[0] for rows in files.values())
+    with ExitStack() as stack:
+        readers = {name: stack.enter_context(rows.open()) for name, rows in files.items()}
+        for _ in range(count if job.samples is None else min(count, job.samples)):
+            rows = {name: reader.read(1) for name, reader in readers.items()}
+            yield {name: row[0] for name, row in rows.items()} if job.stacked else rows
+
+
+def quantize_ptqc(job: Job) -> dict[str, Any]:
+    """With ptqc's defaults but for ``job.options``; everything that a user gets is measured, the report included."""
+    from ptqc.api import QuantizeOptions, quantize
+
+    options = QuantizeOptions(**{"threads": 2, "samples": job.samples, **job.options})
+    data = samples(job) if job.stream else job.data
+    result = quantize(job.model, "int8", data, options=options)
+    result.save(job.output)
+    provenance = result.plan.provenance
+    return {
+        "method": provenance.get("calibration-method"),
+        "stages": dict(result.report.seconds),
+        "warnings": list(result.report.warnings),
+        "notes": list(result.report.notes),
+    }
+
+
+class Reader:
+    """onnxruntime's CalibrationDataReader over :func:`samples`, one sample a call, as its examples do it."""
+
+    def __init__(self, job: Job) -> None:
+        self._samples = samples(job)
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next feeds, None at the end."""
+        return next(self._samples, None)
+
+
+def quantize_onnxruntime(job: Job) -> dict[str, Any]:
+    """With onnxruntime's own tool at its best setting: preprocessed, QDQ, uint8 x int8."""
+    import onnx
+
+    from ptqc.execute.runtime import onnxruntime
+
+    onnxruntime()
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, prepared, converted = onnx.load(job.model), str(Path(folder, "prepared.onnx")), False
+        if next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) < 13:
+            # Scales per channel need opset 13, and its tool does not convert.
+            model, converted = onnx.version_converter.convert_version(model, 17), True
+        quant_pre_process(model, prepared)
+        quantize_static(
+            prepared,
+            job.output,
+            Reader(job),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=job.options["per_channel"],
+            calibrate_method=CalibrationMethod[job.options["method"]],
+        )
+    return {"notes": ["converted to opset 17 first"] if converted else []}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
