@@ -9,16 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.source import Batch, Source
-from ptqc.core.errors import ModelError
+from ptqc.core.errors import ModelError, quoted
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.costs import node_costs, operator
 from ptqc.graph.shapes import concrete_shapes, elements
-from ptqc.graph.walk import constant_array, is_constant
+from ptqc.graph.walk import constant_array
+from ptqc.report.alone import LayersAlone
 from ptqc.report.estimates import decibels
 from ptqc.report.metrics import powers
 
-MAX_HELD_ELEMENTS = 16 << 20  # of the float model's tensors at a time; twice that with the quantized one's
+MAX_HELD_ELEMENTS = 8 << 20  # of the float model's tensors at a time; some four times that in all
 MAX_BATCH = 16
 
 Progress = Callable[[str, int, int], None]
@@ -34,9 +35,9 @@ class LayerError:
             ``Input`` stands for the quantization of a graph input.
         tensor: the tensor compared, the output of the last of these nodes.
         sqnr_db: of that tensor against the float model's, over all samples, in dB.
-        added: noise that enters here, per unit of signal power: max(0, r(output) - r(inputs)), where r is noise
-            power / signal power, and r(inputs) that of all activations read taken together. An input that has no
-            counterpart in the quantized graph counts with the r of what it was computed from.
+        added: noise that enters here, per unit of signal power: Σ(ŷ - f(x̂))² / Σy², where ŷ is the tensor in the
+            quantized graph, f(x̂) what the float layer makes of that graph's inputs of the layer, and y the tensor in
+            the float graph. Noise that a layer receives and passes on, however amplified, is not its own.
         share: ``added`` of this layer / the sum over all layers; 0..1, 0 everywhere if no layer adds noise.
     """
 
@@ -82,9 +83,9 @@ def compare(
 ) -> Comparison:
     """Layer by layer SQNR between two forms of one model, and where the noise enters.
 
-    A float tensor T is compared with ``T_dequantized`` of the quantized graph where there is one, with its codes
-    ``T_quantized`` read by their scale, or with the tensor of the same name. Where the quantized graph pads
-    channels, the channels of the float graph are compared. Tensors are run in groups of bounded size.
+    A float tensor T is compared with ``T_dequantized`` of the quantized graph, or else with its codes ``T_quantized``
+    read by their scale, or else with the tensor of the same name. Where the quantized graph pads channels, the
+    channels of the float graph are compared. Tensors are run in groups of bounded size.
 
     Raises:
         ModelError: where no tensor has a counterpart.
@@ -100,15 +101,13 @@ def compare(
         )
     first = next(iter(source.batches(1)))
     groups = list(_groups(float_model, list(pairs), _growth(float_model, first)))
-    sums = dict.fromkeys(pairs, (0.0, 0.0))
+    sums = dict.fromkeys(pairs, Powers())
     total = min(samples, len(source))
     for index, (group, size) in enumerate(groups):
-        runners = (
-            TensorRunner(float_model, group, threads),
-            TensorRunner(quant_model, [pairs[name].name for name in group], threads),
-        )
+        runner = _GroupRunner(float_model, quant_model, pairs, group, threads)
         for batch in _first_batches(source, total, size):
-            _add_powers(sums, group, pairs, runners, batch)
+            for name, found in runner.powers(batch).items():
+                sums[name] = sums[name].plus(found)
             if progress is not None:
                 done = min(batch.first + batch.samples, total)
                 progress("compare", index * total + done, len(groups) * total)
@@ -116,6 +115,63 @@ def compare(
     named = {layer.tensor for layer in layers}
     unmatched = tuple(n.name or "" for n in float_model.graph if n.outputs and n.outputs[0].name not in named)
     return Comparison(total, layers, unmatched)
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """Sums of squares over the elements of one tensor: float signal, all noise, and what its own layer added."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    own: float = 0.0
+
+    def plus(self, other: "Powers") -> "Powers":
+        """Of both sets of elements."""
+        return Powers(self.signal + other.signal, self.noise + other.noise, self.own + other.own)
+
+
+class _GroupRunner:
+    """Runs both graphs, and the float layers on the quantized graph's tensors, for one group of tensors."""
+
+    def __init__(
+        self,
+        float_model: ir.Model,
+        quant_model: ir.Model,
+        pairs: Mapping[str, Counterpart],
+        group: Sequence[str],
+        threads: int,
+    ) -> None:
+        self.group, self.pairs = group, pairs
+        self.layers = LayersAlone(float_model, tuple(pairs), group, threads)
+        wanted = tuple(dict.fromkeys((*group, *self.layers.needs)))
+        self.float_runner = TensorRunner(float_model, wanted, threads)
+        self.quant_runner = TensorRunner(quant_model, [pairs[name].name for name in wanted], threads)
+
+    def powers(self, batch: Batch) -> dict[str, Powers]:
+        """Of every tensor of the group."""
+        float_tensors = self.float_runner.run(batch.feeds)
+        quant_tensors = self.quant_runner.run(batch.feeds)
+        got = {name: self._alike(name, quant_tensors, wanted) for name, wanted in float_tensors.items()}
+        alone = self.layers.run(batch.feeds, got)
+        found = {}
+        for name in self.group:
+            signal, noise = powers(float_tensors[name], got[name])
+            own = powers(alone[name], got[name])[1] if name in alone else noise
+            found[name] = Powers(signal, noise, own)
+        return found
+
+    def _alike(self, name: str, tensors: Mapping[str, Array], wanted: Array) -> Array:
+        """The counterpart in real numbers, without padded channels. ModelError where shapes do not fit."""
+        value = self.pairs[name].real(tensors[self.pairs[name].name])
+        if value.ndim == wanted.ndim and all(g >= w for g, w in zip(value.shape, wanted.shape, strict=True)):
+            value = value[tuple(slice(size) for size in wanted.shape)]
+        if value.shape != wanted.shape:
+            raise ModelError(
+                f"the tensor {quoted(name)} has shape {list(wanted.shape)} in the float model",
+                why=f"and {list(value.shape)} in the quantized one",
+                fix="compare a float model with what ptqc made of it",
+            )
+        return value
 
 
 def counterparts(float_model: ir.Model, quant_model: ir.Model) -> dict[str, Counterpart]:
@@ -130,10 +186,10 @@ def counterparts(float_model: ir.Model, quant_model: ir.Model) -> dict[str, Coun
         scale, zero_point = (constant_array(values.get(f"{name}_{end}")) for end in ("scale", "zero_point"))
         if f"{name}_dequantized" in values:
             found[name] = Counterpart(f"{name}_dequantized")
-        elif name in values and values[name].dtype in (ir.DataType.FLOAT, None):
-            found[name] = Counterpart(name)
         elif f"{name}_quantized" in values and scale is not None and zero_point is not None:
             found[name] = Counterpart(f"{name}_quantized", scale, zero_point.astype(np.int64))
+        elif name in values and values[name].dtype in (ir.DataType.FLOAT, None):
+            found[name] = Counterpart(name)
     return found
 
 
@@ -176,52 +232,23 @@ def _first_batches(source: Source, samples: int, size: int) -> Iterator[Batch]:
         yield batch
 
 
-def _add_powers(
-    sums: dict[str, tuple[float, float]],
-    group: Sequence[str],
-    pairs: Mapping[str, Counterpart],
-    runners: tuple[TensorRunner, TensorRunner],
-    batch: Batch,
-) -> None:
-    float_tensors, quant_tensors = (runner.run(batch.feeds) for runner in runners)
-    for name in group:
-        wanted = float_tensors[name]
-        got = pairs[name].real(quant_tensors[pairs[name].name])
-        if got.ndim == wanted.ndim and all(g >= w for g, w in zip(got.shape, wanted.shape, strict=True)):
-            got = got[tuple(slice(size) for size in wanted.shape)]
-        if got.shape != wanted.shape:
-            raise ModelError(
-                f"the tensor {name!r} has shape {list(wanted.shape)} in the float model",
-                why=f"and {list(got.shape)} in the quantized one",
-                fix="compare a float model with what ptqc made of it",
-            )
-        signal, noise = powers(wanted, got)
-        sums[name] = (sums[name][0] + signal, sums[name][1] + noise)
-
-
-def _layers(model: ir.Model, sums: Mapping[str, tuple[float, float]]) -> tuple[LayerError, ...]:
-    """Added noise and shares, from sums of signal and noise power of the tensors that have a counterpart."""
-    known = dict(sums)
+def _layers(model: ir.Model, sums: Mapping[str, Powers]) -> tuple[LayerError, ...]:
+    """Errors and shares, from the sums of the tensors that have a counterpart."""
     macs = {cost.name: cost.macs for cost in node_costs(model)}
     claimed: set[ir.Node] = set()
-    rows: list[tuple[str, str, str, float]] = []
+    rows: list[tuple[str, str, str]] = []
     for name in (value.name or "" for value in model.graph.inputs):
-        if name in sums and sums[name][1] > 0:
-            rows.append((name, "Input", name, _ratio(*sums[name])))
+        if name in sums and sums[name].noise > 0:
+            rows.append((name, "Input", name))
     for node in model.graph:
-        read = [known[v.name] for v in node.inputs if v is not None and v.name in known and not is_constant(v)]
-        pooled = (sum(signal for signal, _ in read), sum(noise for _, noise in read))
-        for output in node.outputs:
-            known.setdefault(output.name or "", pooled)
         tensor = (node.outputs[0].name or "") if node.outputs else ""
         if tensor in sums:
-            grown = _ratio(*sums[tensor]) - _ratio(*pooled)  # inf - inf is nan: nothing is added to broken inputs
             principal = _principal(node, sums, claimed, macs)
-            rows.append((principal.name or "", operator(principal), tensor, grown if grown > 0 else 0.0))
-    shares = _shares([added for *_, added in rows])
+            rows.append((principal.name or "", operator(principal), tensor))
+    added = [_ratio(sums[tensor].signal, sums[tensor].own) for _, _, tensor in rows]
     return tuple(
-        LayerError(name, op, tensor, decibels(*sums[tensor]), added, share)
-        for (name, op, tensor, added), share in zip(rows, shares, strict=True)
+        LayerError(name, op, tensor, decibels(sums[tensor].signal, sums[tensor].noise), own, share)
+        for (name, op, tensor), own, share in zip(rows, added, _shares(added), strict=True)
     )
 
 

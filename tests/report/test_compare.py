@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from ptqc.core.errors import ModelError
+from ptqc.graph.load import load_model
 from ptqc.report import compare as module
 from ptqc.report.compare import compare
 
@@ -29,7 +30,7 @@ net (float[N,3] x) => (float[N,3] z)
 
 
 def parse(text: str) -> ir.Model:
-    return ir.from_proto(onnx.parser.parse_model(text))
+    return load_model(onnx.parser.parse_model(text), allow_quantized=True)
 
 
 def source(count: int = 30) -> Samples:
@@ -37,11 +38,13 @@ def source(count: int = 30) -> Samples:
 
 
 def expected_ratios(x: np.ndarray) -> dict[str, float]:
+    """Noise / signal of each tensor, and what y adds of its own."""
     x = x.astype(np.float64)
     xq = np.rint(x / 0.25) * 0.25
     y, yq = np.maximum(x, 0) + x, np.rint((np.maximum(xq, 0) + xq) / 0.5) * 0.5
     pairs = {"x": (x, xq), "h": (np.maximum(x, 0), np.maximum(xq, 0)), "y": (y, yq)}
-    return {name: ((a - b) ** 2).sum() / (a**2).sum() for name, (a, b) in pairs.items()}
+    ratios = {name: ((a - b) ** 2).sum() / (a**2).sum() for name, (a, b) in pairs.items()}
+    return ratios | {"own y": ((np.maximum(xq, 0) + xq - yq) ** 2).sum() / (y**2).sum()}
 
 
 def test_sqnr_and_shares_equal_the_sums_by_hand():
@@ -51,22 +54,24 @@ def test_sqnr_and_shares_equal_the_sums_by_hand():
     ratios = expected_ratios(data.values)
     assert list(layers) == ["x", "h", "y", "z"]
     assert [layers[t].op for t in layers] == ["Input", "Relu", "Add", "Neg"]
-    for tensor, ratio in ratios.items():
+    for tensor in ("x", "h", "y"):
+        ratio = ratios[tensor]
         assert layers[tensor].sqnr_db == pytest.approx(-10 * np.log10(ratio), rel=1e-5)
     assert layers["z"].sqnr_db == layers["y"].sqnr_db
-    assert layers["z"].added == 0
-    assert sum(layer.share for layer in found.layers) == pytest.approx(1)
+    assert layers["z"].added == layers["h"].added == 0  # float on what it receives
     assert layers["x"].added == pytest.approx(ratios["x"], rel=1e-5)
+    assert layers["y"].added == pytest.approx(ratios["own y"], rel=1e-5)
+    assert layers["y"].share == pytest.approx(ratios["own y"] / (ratios["own y"] + ratios["x"]), rel=1e-5)
 
 
-def test_tensor_without_counterpart_passes_on_the_noise_of_its_inputs():
+def test_tensor_without_counterpart_belongs_to_the_layer_after_it():
     quantized = parse(QUANTIZED.replace("h =", "other =").replace("Add(h,", "Add(other,"))
     found = compare(parse(FLOAT), quantized, source())
     assert [layer.tensor for layer in found.layers] == ["x", "y", "z"]
     assert len(found.unmatched) == 1
     y = next(layer for layer in found.layers if layer.tensor == "y")
     ratios = expected_ratios(source().values)
-    assert y.added == pytest.approx(max(0, ratios["y"] - ratios["x"]), rel=1e-4)
+    assert y.added == pytest.approx(ratios["own y"], rel=1e-5)
 
 
 def test_equal_models_add_nothing():
@@ -75,10 +80,10 @@ def test_equal_models_add_nothing():
 
 
 def test_codes_are_read_by_their_scale():
-    codes = parse(QUANTIZED.replace("x_dequantized = Deq", "real = Deq").replace("x_dequantized", "real"))
-    codes.graph.inputs[0].name = "x"
-    found = compare(parse(FLOAT), codes, source())
-    assert next(layer for layer in found.layers if layer.tensor == "y").sqnr_db > 5
+    """As where a multiplication by a constant vanished: only the codes of x are what x became."""
+    codes = parse(QUANTIZED.replace("x_dequantized", "real").replace("y_dequantized", "other"))
+    found, plain = (compare(parse(FLOAT), model, source()) for model in (codes, parse(QUANTIZED)))
+    assert found.layers == plain.layers
 
 
 def test_groups_and_batches_do_not_change_the_figures(monkeypatch):
