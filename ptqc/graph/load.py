@@ -1,6 +1,7 @@
 """Reading a model into the form that every pass expects, and refusing what cannot be one."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from ptqc.graph.external import DataFiles, check_entries
 from ptqc.graph.functions import custom_operators, inline_functions
 from ptqc.graph.half import drop_idle_casts, widen_half
 from ptqc.graph.naming import fix_names
-from ptqc.graph.opset import canonical_opset, set_ir_version
+from ptqc.graph.opset import canonical_opset, set_ir_version, standard_opset
 from ptqc.graph.protos import check_protos
 from ptqc.graph.read import read_file
 from ptqc.graph.reasons import reason_of
 from ptqc.graph.refuse import refuse_not_finite, refuse_quantized
 from ptqc.graph.shapes import infer_shapes
+from ptqc.graph.versions import CANONICAL_OPSET
 from ptqc.graph.walk import Names, constant_tensor, graph_hash, graphs, is_op, replace_all_uses, subgraphs
 
 # What onnx_ir notes about odd files would otherwise appear on the user's terminal; what matters is said in our notes.
@@ -68,12 +70,8 @@ def import_model(source: Source, *, allow_quantized: bool = False) -> LoadedMode
     if isinstance(source, ir.Model):
         return _import_ir(source, allow_quantized)
     if isinstance(source, onnx.ModelProto):
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in source.graph.initializer):
-            raise ModelError(
-                "the ModelProto refers to external data that was not loaded", fix="give the path of the file instead"
-            )
         model = _deserialize(source, None)
-        size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+        size = _constant_bytes(model)
         loaded, notes = _normalize(model, allow_quantized)
         return LoadedModel(loaded, notes, None, (), size, graph_hash(loaded))
     return _import_file(Path(source), allow_quantized)
@@ -94,12 +92,17 @@ def _import_file(path: Path, allow_quantized: bool) -> LoadedModel:
 def _import_ir(source: ir.Model, allow_quantized: bool) -> LoadedModel:
     model = source.clone()
     folders: dict[str, DataFiles] = {}
-    for value in _external_values(model):
-        tensor = value.const_value
-        assert isinstance(tensor, ir.ExternalTensor)
+
+    def mapped(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
         folder = str(tensor.base_dir)
-        value.const_value = folders.setdefault(folder, DataFiles(Path(folder))).tensor(tensor)
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+        return folders.setdefault(folder, DataFiles(Path(folder))).tensor(tensor)
+
+    _map_external(model, mapped)
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is None:
+                raise ModelError("an initializer has no value", where=quoted(value.name), fix="load its weights first")
+    size = _constant_bytes(model)
     loaded, notes = _normalize(model, allow_quantized)
     files = tuple(path for data in folders.values() for path in data.paths)
     return LoadedModel(loaded, notes, None, files, size, graph_hash(loaded))
@@ -117,37 +120,38 @@ def _deserialize(proto: onnx.ModelProto, data: DataFiles | None) -> ir.Model:
             why=reason_of(error.__cause__ or error),
             fix="check it with onnx.checker and export again",
         ) from error
-    for value in _external_values(model):
-        assert isinstance(value.const_value, ir.ExternalTensor)
-        if data is None:
-            raise ModelError("external data was not loaded", where=quoted(value.name), fix="give the path of the file")
-        value.const_value = data.tensor(value.const_value)
-    _map_attributes(model, data)
+    _map_external(model, _refused if data is None else data.tensor)
     return model
 
 
-def _external_values(model: ir.Model) -> list[ir.Value]:
-    return [
-        value
-        for graph in graphs(model)
-        for value in graph.initializers.values()
-        if isinstance(value.const_value, ir.ExternalTensor)
-    ]
+def _refused(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    raise ModelError(
+        "the ModelProto refers to external data that was not loaded",
+        where=f"tensor {quoted(tensor.name)}",
+        fix="give the path of the file instead",
+    )
 
 
-def _map_attributes(model: ir.Model, data: DataFiles | None) -> None:
-    """Maps the external data of Constant nodes and other tensor attributes."""
-    nodes = [node for graph in graphs(model) for node in graph]
-    nodes.extend(node for function in model.functions.values() for node in function.all_nodes())
+def _map_external(model: ir.Model, mapped: Callable[[ir.ExternalTensor], ir.TensorProtocol]) -> None:
+    """Puts mapped tensors in place of those whose data lies in files: initializers and attributes of nodes."""
+    nodes = [node for function in model.functions.values() for node in function.all_nodes()]
+    for graph in graphs(model):
+        nodes.extend(graph)
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = mapped(value.const_value)
     for node in nodes:
         for name, attribute in tuple(node.attributes.items()):
             if attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
                 continue
             tensor = attribute.as_tensor()
             if isinstance(tensor, ir.ExternalTensor):
-                if data is None:
-                    raise ModelError("external data was not loaded", fix="give the path of the file")
-                node.attributes[name] = ir.AttrTensor(name, data.tensor(tensor))
+                node.attributes[name] = ir.AttrTensor(name, mapped(tensor))
+
+
+def _constant_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.dtype != ir.DataType.STRING)
 
 
 def _normalize(model: ir.Model, allow_quantized: bool) -> tuple[ir.Model, tuple[str, ...]]:
@@ -167,7 +171,9 @@ def _normalize(model: ir.Model, allow_quantized: bool) -> tuple[ir.Model, tuple[
         model, note = canonical_opset(model)
         notes.append(note)
         fix_names(model)  # the converter's nodes have none
+    opset = standard_opset(model) or CANONICAL_OPSET  # passes write standard operators into any model
     common.RemoveUnusedOpsetsPass()(model)
+    model.graph.opset_imports.setdefault("", opset)
     _lift_constants(model)
     infer_shapes(model)
     if not allow_quantized and (note := widen_half(model)) is not None:

@@ -31,8 +31,21 @@ def serialize(model: ir.Model) -> bytes:
     size = _constant_bytes(model)
     if size > INLINE_LIMIT:
         raise OutputError(f"{size:,} bytes of constants do not fit into one message", fix="save it to a file instead")
-    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    data: bytes = ir.to_proto(_without_files(model)).SerializeToString(deterministic=True)
     return data
+
+
+def _without_files(model: ir.Model) -> ir.Model:
+    """The model itself, or a copy whose constants do not refer to files elsewhere (as onnx_ir.load leaves them)."""
+    graph_list = graphs(model)
+    if not any(isinstance(v.const_value, ir.ExternalTensor) for g in graph_list for v in g.initializers.values()):
+        return model
+    copy = model.clone()
+    for graph in graphs(copy):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
+    return copy
 
 
 def save_model(model: ir.Model, path: Path, *, external_data: bool | None = None) -> tuple[Path, ...]:

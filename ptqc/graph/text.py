@@ -5,6 +5,7 @@ by shape and hash (integers) or range (floats, whose last bits differ between ma
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -57,7 +58,7 @@ class _Printer:
         operator = _escaped(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
         line = f"{'  ' * depth}{outputs} = {operator}({inputs})"
         bodies: list[tuple[str, ir.Graph]] = []
-        defaults = _defaults(node, self._opsets)
+        defaults = _defaults(node.op_type, node.domain, node.version or self._opsets.get(node.domain))
         for key in sorted(node.attributes):
             attribute = node.attributes[key]
             if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
@@ -158,13 +159,13 @@ def _escaped(text: object) -> str:
     return quoted(text, limit=500)[1:-1]
 
 
-def _defaults(node: ir.Node, opsets: dict[str, int]) -> dict[str, str]:
-    """Attribute name -> printed default of this operator in this opset; empty for unknown operators."""
-    version = node.version or opsets.get(node.domain)
+@lru_cache(maxsize=1024)
+def _defaults(op_type: str, domain: str, version: int | None) -> dict[str, str]:
+    """Attribute name -> printed default of an operator in an opset; empty for unknown operators."""
     if version is None:
         return {}
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return {}
     found: dict[str, str] = {}

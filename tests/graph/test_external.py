@@ -1,10 +1,12 @@
 """External data: inside the model's folder it is mapped; anything else is refused before it is opened."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx.external_data_helper import set_external_data
 
@@ -14,15 +16,15 @@ from ptqc.graph.save import serialize
 from tests.graph.graph_models import conv_relu, run
 
 
-def write(folder: Path, location: str = "model.data", **entries: object) -> Path:
-    """conv_relu with its weight in a data file of the given location; ``entries`` override offset and length."""
+def write(folder: Path, location: str = "model.data", entries: Mapping[str, object] | None = None) -> Path:
+    """conv_relu with its weight in a data file of the given location; ``entries`` replace what the file says of it."""
     model = conv_relu()
     tensor = next(t for t in model.graph.initializer if t.name == "w")
     data = tensor.raw_data
     set_external_data(tensor, location, offset=0, length=len(data))
     tensor.ClearField("raw_data")
     for entry in tensor.external_data:
-        if entry.key in entries:
+        if entries and entry.key in entries:
             entry.value = str(entries[entry.key])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -168,7 +170,7 @@ def test_pipe_does_not_block(tmp_path: Path) -> None:
     ],
 )
 def test_spans_that_cannot_be_right(tmp_path: Path, entries: dict[str, object], message: str) -> None:
-    path = write(tmp_path, **entries)
+    path = write(tmp_path, entries=entries)
     (tmp_path / "model.data").write_bytes(data())
     with pytest.raises(ModelError, match=message):
         load_model(path)
@@ -198,6 +200,22 @@ def test_proto_without_its_data(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ModelError, match="give the path of the file"):
         load_model(onnx.load(path, load_external_data=False))
+
+
+def test_models_of_onnx_ir_are_checked_and_mapped_too(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "model.data").write_bytes(data())
+    model = ir.load(path)
+    assert import_model(model).files == (tmp_path / "model.data",)
+    written = onnx.ModelProto.FromString(serialize(model)).graph.initializer
+    assert {tensor.name: tensor.data_location for tensor in written} == {"w": 0, "b": 0}  # refers to no file elsewhere
+    assert next(bytes(tensor.raw_data) for tensor in written if tensor.name == "w") == data()
+    (tmp_path / "model.data").write_bytes(data()[:-1])
+    with pytest.raises(ModelError, match="cut off"):
+        load_model(ir.load(path))
+    model.graph.initializers["w"].const_value = None
+    with pytest.raises(ModelError, match="'w': an initializer has no value"):
+        load_model(model)
 
 
 def test_constant_node_with_external_data(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from ptqc.core.errors import OutputError
-from ptqc.graph import files
-from ptqc.graph.files import replace_together, write_atomically
+from ptqc.graph.files import Writer, replace_together, write_atomically
 from tests.graph.faults import contents, every_fault
+
+
+def writer(data: bytes) -> Writer:
+    return lambda file: file.write(data)
 
 
 def test_bytes_and_text(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_several_files_change_together_or_not_at_all(tmp_path: Path, old: tuple[
             (tmp_path / name).write_bytes(data)
 
     def run() -> None:
-        replace_together({tmp_path / name: lambda file, data=data: file.write(data) for name, data in after.items()})
+        replace_together({tmp_path / name: writer(data) for name, data in after.items()})
 
     failures = 0
     for error in every_fault(run, prepare):
@@ -136,7 +139,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(files.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_bytes(b"old")
-    replace_together({tmp_path / name: lambda file: file.write(b"new") for name in "ab"})
+    replace_together({tmp_path / name: writer(b"new") for name in "ab"})
     assert contents(tmp_path) == {"a": b"new", "b": b"new"}

@@ -54,7 +54,7 @@ def seed_models() -> list[bytes]:
         net (float[4] x) => (float[4] y) { y = Add (x, t) }"""
     )
     typed.graph.initializer.append(helper.make_tensor("t", 1, [4], [1.0, 2.0, 3.0, 4.0]))
-    typed.graph.initializer.append(helper.make_tensor("s", 8, [2], [b"a", b"b"]))
+    typed.graph.initializer.append(numpy_helper.from_array(np.array(["a", "b"], object), "s"))
     typed.graph.initializer.append(helper.make_tensor("i", 22, [3], [1, 2, 3]))
     return [model.SerializeToString() for model in (rich, old, typed)]
 
@@ -112,7 +112,8 @@ def distorted(data: bytes, rng: np.random.Generator) -> bytes:
                 else:
                     _set(message, field, rng)
                 break
-    return model.SerializeToString()
+    out: bytes = model.SerializeToString()
+    return out
 
 
 _NUMBERS = (-1, 0, 1, 2, 3, 7, 10, 16, 17, 22, 127, 2**31 - 1)

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -66,6 +68,30 @@ def test_node_names_are_repaired() -> None:
     loaded = import_model(model)
     assert [node.name for node in loaded.model.graph] == ["Conv_1", "Relu", "Conv", "twice", "twice_1"]
     assert "3 nodes without a unique name got one" in loaded.notes
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "a_1", "Relu", "x"]), st.booleans()), min_size=1, max_size=8))
+def test_any_mix_of_missing_and_duplicate_names(nodes: list[tuple[str, bool]]) -> None:
+    """Names that are free stay; all are unique; a second import changes nothing."""
+    made = [
+        helper.make_node("Relu" if relu else "Neg", [f"t{i}" if i else "x"], [f"t{i + 1}"], name=name)
+        for i, (name, relu) in enumerate(nodes)
+    ]
+    made[-1].output[0] = "y"
+    graph = helper.make_graph(
+        made, "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    loaded = load_model(model)
+    names = [node.name or "" for node in loaded.graph]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    given_names = [name for name, _ in nodes]
+    for index, name in enumerate(given_names):
+        if name and name not in given_names[:index]:
+            assert names[index] == name
+    assert serialize(load_model(loaded)) == serialize(loaded)
 
 
 def test_names_are_unique_across_bodies() -> None:
@@ -166,6 +192,19 @@ def test_custom_domains_are_kept_and_noted() -> None:
     same(model, {"x": X[0, 0, :2, :4]})
     assert "operators outside the standard stay in float: com.microsoft::Gelu" in loaded.notes
     assert loaded.model.graph.opset_imports == {"": 21, "com.microsoft": 1}
+
+
+def test_the_standard_domain_by_its_other_name_and_none_at_all() -> None:
+    model = conv_relu()
+    model.opset_import[0].domain = "ai.onnx"
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    assert serialize(load_model(model)) == serialize(load_model(conv_relu()))
+    only = text_model(
+        """<ir_version: 8, opset_import: ["com.microsoft" : 1]>
+        net (float[N,4] x) => (float[N,4] y) { y = com.microsoft.Gelu (x) }"""
+    )
+    assert load_model(only).graph.opset_imports == {"com.microsoft": 1, "": 21}
 
 
 def test_unknown_operators_do_not_break_inference() -> None:

@@ -141,7 +141,7 @@ NARROW = [
 @pytest.mark.parametrize("external", [False, True])
 def test_narrow_types_survive(tmp_path: Path, dtype: int, kind: type, external: bool) -> None:
     values = np.array([0, 1, 1, 0, 1, 1, 1] * 1200 if dtype != TensorProto.FLOAT8E8M0 else [1, 2] * 4200)
-    array = values[: (7 if not external else 8399)].astype(kind)  # odd: the last byte is not full
+    array: np.ndarray = values[: (7 if not external else 8399)].astype(kind)  # odd: the last byte is not full
     proto = constant_model(numpy_helper.from_array(array, "w"), opset=25, ir_version=13)
     path = save_model(load_model(proto), tmp_path / "a.onnx", external_data=external)[0]
     loaded = load_model(path)
