@@ -42,6 +42,7 @@ def quantize_baseline(name: str, method: str, job: Job) -> tuple[Path, dict[str,
         options={"method": method, "per_channel": name not in PER_TENSOR},
         samples=limit or job.samples,
     )
+    settings = {"calibration_samples": job.samples, "per_channel": job.options["per_channel"]}
     content = hashlib.sha256()
     for path in (job.model, job.data):
         content.update(Path(path).read_bytes())
@@ -52,11 +53,10 @@ def quantize_baseline(name: str, method: str, job: Job) -> tuple[Path, dict[str,
     stem = folder / f"{name}-{method}-{content.hexdigest()[:20]}"
     model, record = stem.with_suffix(".onnx"), stem.with_suffix(".json")
     if model.is_file() and record.is_file():
-        return model, {**json.loads(record.read_text()), "from_cache": True}
+        return model, {**json.loads(record.read_text()), **settings, "from_cache": True}
     partial = stem.with_suffix(".partial.onnx")
     result = run_job(replace(job, output=str(partial)))
-    result |= {"samples": job.samples, "per_channel": job.options["per_channel"]}
     if "failed" not in result:
         partial.replace(model)
         record.write_text(json.dumps(result))
-    return model, result
+    return model, {**result, **settings}

@@ -1,7 +1,7 @@
 """Labelled image classifiers: ptqc beside onnxruntime's three calibration methods."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from benchmarks.baseline import METHODS, quantize_baseline
 from benchmarks.data import loader, save_samples
 from benchmarks.scoring import figures, kernels, outputs_of, speeds
 from benchmarks.worker import Job, run_job
+from ptqc.core.types import Array
 
 MODELS = (
     "resnet20",
@@ -75,7 +76,7 @@ def _theirs(name: str, job: Job, quick: bool, say: Say) -> dict[str, tuple[Path,
 
 
 def _score(
-    variants: Mapping[str, Any], usable: Mapping[str, Path], name: str, feeds: Mapping[str, Any], labels: Sequence[int]
+    variants: dict[str, Any], usable: Mapping[str, Path], name: str, feeds: Mapping[str, Array], labels: Array
 ) -> None:
     """Adds the figures of every variant."""
     data = loader()

@@ -4,49 +4,76 @@ Figures go to ``benchmarks/results``, from there into the tables of README.md an
 at few models and little data, prints and writes nothing.
 """
 
+import os
 import sys
 import time
+from typing import Any
 
 import click
 
-from benchmarks import images, results
+from benchmarks import images, memory, results, tables, zoo
 
 
-def measure_images(names: tuple[str, ...], quick: bool) -> None:
-    for name in [name for name in (images.QUICK if quick else images.MODELS) if not names or name in names]:
-        start = time.perf_counter()
-        record = images.measure(name, quick, say)
-        if not quick:
-            results.store("images", name, record)
-        for variant, found in record["variants"].items():
-            click.echo(image_line(name, variant, found))
-        say(f"{name}: {time.perf_counter() - start:.0f} s")
+def selected(section: str, quick: bool) -> tuple[str, ...]:
+    """The models of a section."""
+    if section == "images":
+        return images.QUICK if quick else images.MODELS
+    if section == "zoo":
+        return zoo.QUICK if quick else zoo.models()
+    return memory.MODELS[1:] if quick else memory.MODELS
 
 
-def image_line(name: str, variant: str, found: dict) -> str:
+def lines(name: str, record: dict[str, Any]) -> list[str]:
+    """What is printed of a record."""
+    if "peaks" in record:
+        return [f"{name:24} peaks {record['peaks']} same bytes: {record['same_bytes']}"]
+    return [f"{name:24} {variant:24} {line(found)}" for variant, found in record["variants"].items()]
+
+
+def line(found: dict[str, Any]) -> str:
+    """The figures of one quantized model."""
     if "speed" not in found:
-        return f"{name:24} {variant:24} {found.get('refused') or found.get('failed')}"
-    return (
-        f"{name:24} {variant:24} top-1 {found['top1']['value']:.2%} ({found['top1_difference']['value']:+.2%}) "
-        f"agree {found['agreement']['value']:.2%} sqnr {found['sqnr_db']['value']:.2f} "
-        f"speed {found['speed']['ratio']:.3f} ({found['speed']['ratio_low']:.2f}..{found['speed']['ratio_high']:.2f}) size {found['size']:.3f} int {found['integer_macs']:.1%} "
-        f"islands {len(found['islands'])} {found['seconds']:.0f} s {found['peak_mb']:.0f} MB"
-    )
+        return str(found.get("refused") or found.get("failed"))
+    parts = []
+    if "top1" in found:
+        parts = [f"top-1 {found['top1']['value']:.2%} {tables.difference(found)}"]
+        parts.append(f"agree {found['agreement']['value']:.2%}")
+    parts.append(f"sqnr {tables.decibels(found['sqnr_db']['value'])} speed {tables.speed(found)}")
+    parts.append(f"size {found['size']:.3f} int {found['integer_macs']:.1%} islands {len(found['islands'])}")
+    return " ".join([*parts, f"{found['seconds']:.0f} s {found['peak_mb']:.0f} MB"])
 
 
 def say(text: str) -> None:
     """Progress, on standard error."""
-    print(f"  {text}", file=sys.stderr, flush=True)
+    click.echo(f"  {text}", err=True)
 
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory, text.")
+@click.option("--only", default="", help="Only these sections: images, zoo, memory.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
-def main(models: str, only: str, quick: bool) -> None:
-    names = tuple(part for part in models.split(",") if part)
-    measure_images(names, quick)
+@click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
+def main(models: str, only: str, quick: bool, only_tables: bool) -> None:
+    """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    names, sections = ([part for part in text.split(",") if part] for text in (models, only))
+    measures = {"images": images.measure, "zoo": zoo.measure, "memory": memory.measure}
+    unknown = [section for section in sections if section not in measures]
+    if unknown:
+        raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {', '.join(measures)}")
+    for section, measure in measures.items():
+        if only_tables or (sections and section not in sections):
+            continue
+        for name in (name for name in selected(section, quick) if not names or name in names):
+            start = time.perf_counter()
+            record = measure(name, quick, say)
+            if not quick:
+                results.store(section, name, record)
+            click.echo("\n".join(lines(name, record)))
+            say(f"{name}: {time.perf_counter() - start:.0f} s")
+    if not quick:
+        tables.write_tables()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Quantizes one model in a process of its own, so that its peak memory can be told: ``python -m benchmarks.worker JOB``.
+"""Quantizes one model in a process of its own, so that its peak memory can be told.
 
-The job and the result are JSON; the result is the last line of standard output.
+``python -m benchmarks.worker JOB``: the job and the result are JSON; the result is the last line of standard output.
 """
 
 import json

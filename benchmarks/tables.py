@@ -1,0 +1,190 @@
+"""Markdown tables from the result files, put between markers in README.md and docs/benchmarks.md."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.data import REPOSITORY
+from ptqc.graph.files import write_atomically
+
+Record = Mapping[str, Any]
+
+
+def write_tables() -> None:
+    """Renders every table whose results exist."""
+    for file, tables in FILES.items():
+        path = REPOSITORY / file
+        text = path.read_text(encoding="utf-8")
+        for marker, (section, render) in tables.items():
+            found = results.load(section)
+            if found["records"]:
+                text = replaced(text, marker, f"{render(found['records'])}\n\n{origin(section, found)}")
+        write_atomically(path, text)
+
+
+def replaced(text: str, marker: str, content: str) -> str:
+    """``text`` with ``content`` between the two comments of ``marker``; ValueError where they are missing."""
+    start, end = f"<!-- benchmarks:{marker} -->", f"<!-- /benchmarks:{marker} -->"
+    head, found, rest = text.partition(start)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"the markers of {marker} are missing")
+    return f"{head}{start}\n{content}\n{end}{tail}"
+
+
+def origin(section: str, found: Record) -> str:
+    """Where the figures come from."""
+    machine, records = found["machine"], found["records"].values()
+    flags = ", ".join(machine["cpu"]["flags"])
+    commits = ", ".join(sorted({record["commit"] for record in records if record["commit"]}))
+    return (
+        f"*From `benchmarks/results/{section}.json`: {machine['cpu']['name']} ({flags}), "
+        f"onnxruntime {machine['versions']['onnxruntime']}, {machine['latency']}; "
+        f"{max(record['date'] for record in records)}{f', commit {commits}' if commits else ''}.*"
+    )
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first to the right."""
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def images_summary(records: Record) -> str:
+    """One row a model: ptqc's default beside the best of onnxruntime's three, figure by figure."""
+    rows = []
+    for name in records:
+        variants = records[name]["variants"]
+        ours = variants["ptqc"]
+        theirs = [found for key, found in variants.items() if key.startswith("onnxruntime") and "speed" in found]
+        if "speed" not in ours:
+            rows.append([name, why_not(ours)])
+            continue
+        best = {
+            "agreement": max((found["agreement"]["value"] for found in theirs), default=None),
+            "sqnr": max((found["sqnr_db"]["value"] for found in theirs), default=None),
+            "speed": max((found["speed"]["ratio"] for found in theirs), default=None),
+            "size": min((found["size"] for found in theirs), default=None),
+            "mb": min((found["peak_mb"] for found in theirs), default=None),
+        }
+        rows.append(
+            [
+                name,
+                f"{ours['top1_float']['value']:.1%}",
+                difference(ours),
+                beside(ours["agreement"]["value"], best["agreement"], ".1%"),
+                beside(ours["sqnr_db"]["value"], best["sqnr"], ".1f"),
+                beside(ours["speed"]["ratio"], best["speed"], ".2f"),
+                beside(ours["size"], best["size"], ".2f"),
+                beside(ours["peak_mb"], best["mb"], ".0f"),
+            ]
+        )
+    heads = ("model", "float top-1", "points lost or won", "agreement", "SQNR dB", "speed", "size", "memory MB")
+    return table(heads, rows)
+
+
+def beside(ours: float, theirs: float | None, form: str) -> str:
+    """``ptqc / onnxruntime``."""
+    return f"{ours:{form}} / {'-' if theirs is None else format(theirs, form)}"
+
+
+def difference(found: Record) -> str:
+    """Points of accuracy with the 95 % interval of the paired difference."""
+    value, low, high = (100 * found["top1_difference"][key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f}..{high:+.1f})"
+
+
+def images_detail(records: Record) -> str:
+    """One row a model and tool."""
+    rows = []
+    for name in records:
+        for variant, found in records[name]["variants"].items():
+            if "speed" not in found:
+                rows.append([name, variant, why_not(found)])
+                continue
+            few = found.get("calibration_samples")
+            rows.append(
+                [
+                    name,
+                    variant + (f" ({few} images)" if few else ""),
+                    f"{found['top1']['value']:.2%}",
+                    difference(found),
+                    f"{found['agreement']['value']:.1%}",
+                    f"{found['sqnr_db']['value']:.1f}",
+                    speed(found),
+                    *costs(found),
+                ]
+            )
+    heads = ("model", "tool", "top-1", "difference (95 %)", "agreement", "SQNR dB", "speed (quartiles)", *COSTS)
+    return table(heads, rows)
+
+
+COSTS = ("size", "MACs integer", "float nodes", "s", "MB")
+
+
+def costs(found: Record) -> list[str]:
+    """Size, kernels, and what the quantization took."""
+    return [
+        f"{found['size']:.2f}",
+        f"{found['integer_macs']:.0%}",
+        str(len(found["islands"])),
+        f"{found['seconds']:.0f}",
+        f"{found['peak_mb']:.0f}",
+    ]
+
+
+def speed(found: Record) -> str:
+    """Float time / quantized time with quartiles."""
+    return "{ratio:.2f} ({ratio_low:.2f}..{ratio_high:.2f})".format(**found["speed"])
+
+
+def why_not(found: Record) -> str:
+    """The message of a refusal, fit for a cell."""
+    text = found.get("refused") or f"failed: {found.get('failed')}"
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def decibels(value: float | None) -> str:
+    """One decimal; infinite ones are None in the files."""
+    return "∞" if value is None else f"{value:.1f}"
+
+
+def zoo_detail(records: Record) -> str:
+    """One row a model and tool; several outputs: the least and the greatest SQNR."""
+    rows = []
+    for name in records:
+        for variant, found in records[name]["variants"].items():
+            if "speed" not in found:
+                rows.append([name, variant, why_not(found)])
+                continue
+            outputs = [figure["value"] for figure in found["sqnr_db_per_output"].values()]
+            span = [value for value in outputs if value is not None]
+            each = f" ({decibels(min(span))}..{decibels(max(span))})" if len(span) > 1 else ""
+            rows.append([name, variant, decibels(found["sqnr_db"]["value"]) + each, speed(found), *costs(found)])
+    return table(("model", "tool", "SQNR dB (of each output)", "speed (quartiles)", *COSTS), rows)
+
+
+def memory_detail(records: Record) -> str:
+    """One row a model and kind of source."""
+    rows = []
+    for name in records:
+        record = records[name]
+        for kind, runs in record["peaks"].items():
+            few, many = (runs[str(record[key])] for key in ("few", "many"))
+            ratio = many["peak_mb"] / few["peak_mb"]
+            cells = (f"{few['peak_mb']:.0f}", f"{many['peak_mb']:.0f}", f"{ratio:.2f}", f"{many['seconds']:.0f}")
+            rows.append([name, kind, *cells, "yes" if record["same_bytes"] else "no"])
+    heads = ("model", "data", "MB with 64 samples", "MB with 4,096", "ratio", "s with 4,096", "same bytes again")
+    return table(heads, rows)
+
+
+Table = tuple[str, Callable[[Record], str]]
+FILES: Mapping[str | Path, Mapping[str, Table]] = {
+    "README.md": {"images-summary": ("images", images_summary)},
+    "docs/benchmarks.md": {
+        "images": ("images", images_detail),
+        "zoo": ("zoo", zoo_detail),
+        "memory": ("memory", memory_detail),
+    },
+}
