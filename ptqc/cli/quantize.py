@@ -65,7 +65,9 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How the run itself goes, and what it measures."""
     for option in (
-        click.option("--no-measure", is_flag=True, help="Measure nothing: the run does not depend on the machine."),
+        click.option(
+            "--no-measure", is_flag=True, help="Do not measure latency: the run does not depend on the machine."
+        ),
         click.option("--metric", metavar="NAME", help="Judge accuracy by top1, top5 or module:function."),
         click.option(
             "--eval-data", type=FILE, metavar="PATH", help="Held-out samples for the figures; default: --data."
