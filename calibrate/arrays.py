@@ -199,14 +199,18 @@ def open_npz(path: Path) -> Mapping[str, FileRows]:
 
     Raises DataError for a damaged archive, objects, or sizes that the archive does not have.
     """
-    arrays: dict[str, FileRows] = {}
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise _damaged(str(path), f"it is no .npz archive ({error})") from error
+            return _members(path, archive)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        raise _damaged(str(path), f"it is no readable .npz archive ({error})") from error
     except OSError as error:
         raise DataError("the file cannot be read", where=str(path), why=str(error.strerror or error)) from error
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> Mapping[str, FileRows]:
+    arrays: dict[str, FileRows] = {}
+    members = archive.infolist()
     if len(members) > MAX_MEMBERS:
         raise DataError(
             f"the archive has {len(members)} members", where=str(path), why=f"at most {MAX_MEMBERS} are read"
@@ -214,7 +218,7 @@ def open_npz(path: Path) -> Mapping[str, FileRows]:
     for member in members:
         name = member.filename.removesuffix(".npy")
         where = f"{path}, array {quoted(name)}"
-        with opened(path, member.filename) as stream:
+        with archive.open(member.filename) as stream:
             shape, dtype = read_header(stream, where)
             present = member.file_size - stream.tell()
         arrays[name] = _sized(FileRows(path, member.filename, shape, dtype, where), present)

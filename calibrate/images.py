@@ -1,5 +1,6 @@
 """Images in a folder or a zip archive, decoded one by one when they are asked for."""
 
+import hashlib
 import io
 import os
 import zipfile
@@ -124,7 +125,11 @@ def find_images(path: Path, labels: Path | None) -> tuple[ImageFiles, tuple[str,
 
 
 def _class_folders(path: Path, images: tuple[str, ...]) -> tuple[ImageFiles, tuple[str, ...]]:
-    folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in images]
+    parents = [PurePosixPath(name).parts[:-1] for name in images]
+    depth = 0  # the archive may hold one folder around all others
+    while len({parts[depth : depth + 1] for parts in parents}) == 1 and len(parents[0]) > depth:
+        depth += 1
+    folders = [parts[depth] if len(parts) > depth else "" for parts in parents]
     classes = sorted(set(folders))
     if len(classes) < 2 or "" in classes:
         return ImageFiles(path, images, None), ()
@@ -171,7 +176,14 @@ def open_images(
                     f"{path}/{name}", {spec.name: ImageRows(one, done, spec.dtype, (1, *_shape(done, size)))}, label
                 )
 
-    return open_tables(str(path), (spec,), tables, limit, (*notes, *assumed))
+    def fingerprint(size: int) -> str:
+        total = hashlib.sha256(f"{spec.name} {spec} {done.text()}".encode())
+        with files.open() as read:
+            for name in files.names[:size]:
+                total.update(hashlib.sha256(read(name)).digest())
+        return total.hexdigest()
+
+    return open_tables(str(path), (spec,), tables, limit, (*notes, *assumed), fingerprint)
 
 
 def _shape(steps: Preprocessing, size: tuple[int, int]) -> tuple[int, int, int]:

@@ -60,13 +60,14 @@ def item_tables(
         if limit is not None and index >= limit:
             return
         where = f"item {index} of the data"
-        arrays = {name: MemoryRows(array) for name, array in _item_arrays(item, specs, where).items()}
+        arrays = {name: MemoryRows(array) for name, array in item_arrays(item, specs, where).items()}
         table, found = named_table(specs, arrays, where, one_call=True)
         notes.update(dict.fromkeys(found))
         yield table
 
 
-def _item_arrays(item: Any, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
+def item_arrays(item: Any, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
+    """The arrays of a dict, a tuple in the order of the inputs, or a single one. DataError for anything else."""
     names = [spec.name for spec in specs]
     if isinstance(item, Mapping):
         return {str(name): _as_array(value, where) for name, value in item.items()}

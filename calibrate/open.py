@@ -1,21 +1,23 @@
 """Opens whatever a user names as data: the one door to all sources."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ptqc.calibrate.arrays import open_npy, open_npz
+import numpy as np
+
+from ptqc.calibrate.arrays import MemoryRows, open_npy, open_npz
 from ptqc.calibrate.images import as_pixels, is_image, list_names, open_images
-from ptqc.calibrate.items import open_items
+from ptqc.calibrate.items import item_arrays, open_items
 from ptqc.calibrate.labels import with_labels
 from ptqc.calibrate.named import named_table
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.protos import open_protos
 from ptqc.calibrate.source import InputSpec, Source
 from ptqc.calibrate.tables import Table, open_tables
-from ptqc.core.errors import DataError, OptionError
+from ptqc.core.errors import DataError, OptionError, quoted
 
 KINDS = "give .npz, .npy or .pb files, a folder or zip archive of images, an iterable of dicts, or get_next()"
 
@@ -34,8 +36,9 @@ def open_source(
     than the model's input, an axis of its own. Values are converted to the model's type if that keeps them.
 
     Args:
-        data: a path (``.npz``, ``.npy``, a folder of these, a folder or zip of images, ``.pb`` tensors), an iterable
-            of dicts {input name: array} or tuples (a torch DataLoader), or an object with ``get_next()``.
+        data: a path (``.npz``, ``.npy``, a folder of these, a folder or zip of images, ``.pb`` tensors), a dict
+            {input name: array of samples}, an iterable of dicts or tuples (a torch DataLoader), each the feeds of a
+            call, or an object with ``get_next()``.
         inputs: what the model takes.
         limit: use at most that many samples, from the first.
         preprocessing: what is done to images, or to arrays of uint8 pixels; its text form is accepted too.
@@ -51,6 +54,8 @@ def open_source(
     specs = tuple(inputs)
     if not specs:
         raise DataError("the model has no inputs, so there is nothing to calibrate")
+    if isinstance(data, (Mapping, np.ndarray)):
+        return _labelled(_open_memory(data, specs, steps, limit), labels, limit)
     if not isinstance(data, (str, os.PathLike)):
         if steps is not None:
             raise OptionError(
@@ -58,8 +63,12 @@ def open_source(
             )
         return _labelled(open_items(data, specs, limit), labels, limit)
     path = Path(data)
-    if not path.exists():
-        raise DataError("there is no such file or folder", where=str(path), fix="check the path of the data")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "the data cannot be found", where=quoted(path), why=str(error).split(":")[0], fix="check its path"
+        ) from error
     kind, files = _kind(path)
     if kind == "images":
         return _open_images(path, specs, steps, labels, limit)
@@ -121,6 +130,13 @@ def _open_arrays(
     return open_tables(str(path), specs, tables, limit, tuple(notes))
 
 
+def _open_memory(data: Any, specs: tuple[InputSpec, ...], steps: Preprocessing | None, limit: int | None) -> Source:
+    arrays = item_arrays(data, specs, "the data")
+    found = named_table(specs, {name: MemoryRows(array) for name, array in arrays.items()}, "the data")
+    table, notes = found if steps is None else _preprocessed(*found, specs, steps)
+    return open_tables("arrays in memory", specs, lambda: iter((table,)), limit, notes)
+
+
 def _array_table(
     path: Path, specs: tuple[InputSpec, ...], steps: Preprocessing | None
 ) -> tuple[Table, tuple[str, ...]]:
@@ -134,9 +150,13 @@ def _array_table(
             where=str(path),
             fix="store an .npz with input names as keys",
         )
-    if steps is None:
-        return table, notes
+    return (table, notes) if steps is None else _preprocessed(table, notes, specs, steps)
+
+
+def _preprocessed(
+    table: Table, notes: tuple[str, ...], specs: tuple[InputSpec, ...], steps: Preprocessing
+) -> tuple[Table, tuple[str, ...]]:
     if len(specs) != 1:
-        raise OptionError("preprocessing applies to models with one input", where=str(path))
-    rows, more = as_pixels(table.arrays[specs[0].name], specs[0], steps, str(path))
+        raise OptionError("preprocessing applies to models with one input", where=table.where)
+    rows, more = as_pixels(table.arrays[specs[0].name], specs[0], steps, table.where)
     return replace(table, arrays={specs[0].name: rows}), (*notes, *more)

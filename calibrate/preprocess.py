@@ -88,6 +88,9 @@ class Preprocessing:
                 values[name] = _numbers(key, value)
         if "scale" in values:
             values["scale"] = values["scale"][0]
+        one_side = values.get("resize_mode") == "shorter" and "resize" in values
+        if one_side and values["resize"][0] != values["resize"][1]:
+            raise OptionError("resize gives two sides, which resize_mode=shorter has no use for")
         if 0.0 in (*values.get("std", ()), values.get("scale")):
             raise OptionError("std and scale divide, so they cannot be 0")
         size = table.get("resize")
@@ -237,6 +240,8 @@ def apply(steps: Preprocessing, image: "Image.Image", where: str) -> Array:
     """
     from PIL import Image
 
+    if image.mode[0] in "IF":
+        raise DataError(f"the image has pixels of the kind {image.mode}, not 8 bits", where=where, fix="convert it")
     image = image.convert("L" if steps.color == "GRAY" else "RGB")
     height, width = _resized(steps, (image.height, image.width))
     if max(height, width) > MAX_SIDE:

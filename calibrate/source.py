@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from ptqc.core.errors import ModelError, quoted
 from ptqc.core.types import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def shape_text(shape: tuple[int | str | None, ...] | None) -> str:
     return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
 
 
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+def input_specs(model: "ir.Model") -> tuple[InputSpec, ...]:
     """The inputs that a caller has to feed, in the graph's order (initializers that are also inputs are left out).
 
     Raises ModelError for an input that is not a tensor of numbers.
@@ -45,7 +47,9 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
     return tuple(_spec(value) for value in graph.inputs if value.name not in graph.initializers)
 
 
-def _spec(value: ir.Value) -> InputSpec:
+def _spec(value: "ir.Value") -> InputSpec:
+    import onnx_ir as ir
+
     name = value.name or ""
     if value.dtype is None or value.dtype is ir.DataType.STRING or not isinstance(value.type, ir.TensorType):
         raise ModelError(

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,9 @@ from ptqc.calibrate.layout import Layout, find_layout
 from ptqc.calibrate.source import Batch, InputSpec
 from ptqc.core.errors import DataError
 from ptqc.core.types import Array
+
+# SHA-256 of the first so many samples.
+Fingerprint = Callable[[int], str]
 
 # Rows are read in pieces of about this size, so that small samples do not cost a call each.
 PIECE_BYTES = 1 << 20
@@ -52,17 +55,17 @@ class TableSource:
         name: where the data comes from.
         specs: inputs of the model.
         tables: gives the tables, from the first, as often as it is called.
-        limit: read at most that many samples.
         size: number of samples; found by :func:`open_tables`.
+        fingerprint: a cheaper way to the digest than to read all samples.
     """
 
     name: str
     specs: tuple[InputSpec, ...]
     tables: Callable[[], Iterator[Table]]
-    limit: int | None
     size: int
     has_labels: bool
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    fingerprint: Fingerprint | None = None
 
     def __len__(self) -> int:
         return self.size
@@ -74,7 +77,9 @@ class TableSource:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes, types and bytes of the samples, as the model receives them."""
+        """SHA-256 over names, shapes, types and bytes of the samples as the model receives them, or the fingerprint."""
+        if self.fingerprint is not None:
+            return self.fingerprint(self.size)
         # One hash for each input, so that the result does not depend on how the samples were cut into pieces.
         hashes = {spec.name: hashlib.sha256() for spec in self.specs}
         labels = hashlib.sha256()
@@ -114,6 +119,7 @@ def open_tables(
     tables: Callable[[], Iterator[Table]],
     limit: int | None,
     notes: Sequence[str] = (),
+    fingerprint: Fingerprint | None = None,
 ) -> TableSource:
     """A source over ``tables``, after looking at the shapes and types of all of them.
 
@@ -142,7 +148,7 @@ def open_tables(
         raise DataError("the data set is empty", where=name, fix="give at least one sample")
     if labelled not in (0, count):
         raise DataError("some of the samples have labels and others have none", where=name, fix="label all or none")
-    return TableSource(name, tuple(specs), tables, limit, size, labelled > 0, tuple(found))
+    return TableSource(name, tuple(specs), tables, size, labelled > 0, tuple(found), fingerprint)
 
 
 def table_layout(specs: Sequence[InputSpec], table: Table) -> Layout:
@@ -186,7 +192,7 @@ def read_table(
                     values = readers[spec.name].read(rows[0] if rows else 1)[None]
                 else:
                     values = readers[spec.name].read(take * part.rows)
-                values = converted(values, spec, table.where, start)
+                values = converted(values, spec, table.where, start - first)
                 feeds[spec.name] = values.reshape(values.shape[1:]) if part.kind == "stack" else values
             samples = take * layout.samples
             labels = None if table.labels is None else table.labels[start - first : start - first + samples]

@@ -225,7 +225,7 @@ def test_empty_and_missing(saved, tmp_path):
     assert "has no samples" in refusal(saved(x=ramp(0, 3, 4, 4)), [IMAGE])
     assert "data set is empty" in refusal([], [IMAGE])
     assert "data set is empty" in refusal(iter([]), [IMAGE])
-    assert "no such file" in refusal(tmp_path / "none.npz", [IMAGE])
+    assert "cannot be found. [Errno 2] No such file" in refusal(tmp_path / "none.npz", [IMAGE])
     (tmp_path / "empty").mkdir()
     assert "holds no data" in refusal(tmp_path / "empty", [IMAGE])
     (tmp_path / "x.txt").write_text("1")
@@ -296,3 +296,33 @@ def test_batches_hold_every_sample_once_in_order(sizes, size, limit):
     assert all(batch.samples == size for batch in batches[:-1])
     assert [batch.first for batch in batches] == list(range(0, len(source), size))
     assert source.digest == open_source([{"x": data[:limit]}], [spec("N", 2)]).digest
+
+
+def test_arrays_in_memory():
+    x = ramp(5, 2)
+    source = open_source({"x": x, "labels": np.arange(5)}, [spec("N", 2)])
+    assert (len(source), source.has_labels, source.description) == (5, True, "arrays in memory (5 samples)")
+    assert [batch.samples for batch in open_source(x, [spec("N", 2)], limit=4).batches(3)] == [3, 1]
+    pixels = np.full((2, 4, 4, 3), 255, np.uint8)
+    (batch,) = open_source(pixels, [IMAGE], preprocessing="mean=0.5").batches(2)
+    assert (batch.feeds["x"] == 0.5).all()
+    message = refusal(x, [spec("N", 2), spec("N", 2, name="y")])
+    assert "does not say which input" in message
+
+
+@pytest.mark.parametrize("path", ["a\0b.npz", "x" * 5000])
+def test_impossible_paths(path):
+    assert "cannot be found" in refusal(path, [IMAGE])
+
+
+def test_digest_follows_names_types_shapes_bytes_and_labels(saved):
+    def digest(array, name="x", **options):
+        return open_source({name: array}, [spec("N", None, name=name, dtype=array.dtype)], **options).digest
+
+    x = ramp(4, 6)
+    changed = x.copy()
+    changed[3, 5] += 1
+    digests = [digest(x), digest(x, name="y"), digest(x.astype(np.float64)), digest(x.reshape(6, 4)), digest(changed)]
+    digests.append(digest(x, limit=3))
+    assert len(set(digests)) == len(digests)
+    assert digest(x) == open_source(saved(True, x=x), [spec("N", None)]).digest

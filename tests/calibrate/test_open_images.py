@@ -181,3 +181,25 @@ def test_the_calibration_images_of_the_shared_data(data_root):
     np.testing.assert_array_equal(batch.feeds["input"], expected.transpose(0, 3, 1, 2))
     test = open_source(data_root / "cifar10" / "test.zip", spec, preprocessing=steps)
     assert len(test) == 5000
+
+
+def test_digest_follows_files_steps_and_limit(tmp_path):
+    files = {"a.png": png(1), "b.png": png(2)}
+    path = folder(tmp_path, files)
+    digest = open_source(path, SPEC, preprocessing=RAW).digest
+    assert digest == open_source(path, SPEC, preprocessing=RAW).digest
+    assert digest != open_source(path, SPEC, preprocessing=RAW, limit=1).digest
+    assert digest != open_source(path, SPEC, preprocessing="crop=4").digest
+    folder(tmp_path, {"b.png": png(3)})
+    assert digest != open_source(path, SPEC, preprocessing=RAW).digest
+
+
+def test_sixteen_bit_images_are_refused(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(data, "PNG")
+    assert "not 8 bits" in refusal(folder(tmp_path, {"a.png": data.getvalue()}))
+
+
+def test_one_folder_around_the_class_folders(tmp_path):
+    files = {f"val/{name}/a.png": png(v) for name, v in (("cat", 1), ("dog", 2))}
+    assert read(open_source(folder(tmp_path, files), SPEC, preprocessing=RAW)) == ([1, 2], [0, 1])
