@@ -14,14 +14,15 @@ from ptqc.calibrate.source import Batch, Source
 from ptqc.core.ranges import Range, RangeRequest
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
-from ptqc.graph.costs import node_costs
 
 Progress = Callable[[int, int], None]
 SHRINK = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 REFINE = (1.0, 0.7, 0.85, 1.2, 1.4)
 BATCH_BYTES = 64 << 20
-# How many samples: 64 small images or 16 of 224 pixels gave the same ranges as more.
-FEWEST, MOST, ENOUGH_MACS = 16, 64, 2_000_000_000
+# How many samples: as many as have about so many bytes of tensors, within these limits. 64 small images or 16 of
+# 224 pixels gave the same ranges as more.
+FEWEST, MOST, ENOUGH_BYTES = 16, 64, 512 << 20
+LAGGING = 2.0  # candidates with so many times the least error cannot catch up
 
 
 def consumer_error_ranges(
@@ -42,14 +43,14 @@ def consumer_error_ranges(
         model: the canonical float graph.
         requests: ranges asked for; those with ``full`` keep their observed range.
         observed: minimum and maximum of each tensor over the whole calibration set.
-        source: calibration data, of which the first samples are used: as many as compute ENOUGH_MACS
-            multiply-accumulates, but FEWEST to MOST.
+        source: calibration data, of which the first samples are used: FEWEST to MOST, as
+            their tensors are large or small.
         progress: called with steps done and in all.
     """
     search = _Search(model, requests, observed, threads)
-    macs = sum(cost.macs for cost in node_costs(model))
-    samples = min(len(source), max(FEWEST, min(MOST, ENOUGH_MACS // max(macs, 1))))
-    batch = search.batch_size(source)
+    if not search.probes:
+        return search.best
+    batch, samples = search.sizes(source)
     for index, sweep in enumerate(SWEEPS):
 
         def report(done: int, before: int = index * samples) -> None:
@@ -92,17 +93,17 @@ class _Search:
     ) -> None:
         self.observed = {r.tensor: r.bounded(*observed[r.tensor]) for r in requests}
         self.best = dict(self.observed)
-        self.requests = [r for r in requests if not r.full and self.observed[r.tensor][0] < self.observed[r.tensor][1]]
-        self.probes = {r.tensor: ConsumerProbe(model, r, threads) for r in self.requests}
-        names = [name for probe in self.probes.values() for name in (*probe.needs, *probe.outputs)]
+        searched = [r for r in requests if not r.full and self.observed[r.tensor][0] < self.observed[r.tensor][1]]
+        self.probes = {r.tensor: ConsumerProbe(model, r, threads) for r in searched}
+        names = [name for probe in self.probes.values() for name in probe.needs]
         self.runner = TensorRunner(model, list(dict.fromkeys(names)), threads)
 
-    def batch_size(self, source: Source) -> int:
-        """Samples whose tensors fit into BATCH_BYTES, found by running one."""
+    def sizes(self, source: Source) -> tuple[int, int]:
+        """Samples of a batch whose tensors fit into BATCH_BYTES, and samples to use; found by running one."""
         first = next(iter(source.batches(1)))
-        tensors = self.runner.run(first.feeds)
-        each = sum(array.nbytes for array in tensors.values()) / first.samples
-        return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
+        each = sum(array.nbytes for array in self.runner.run(first.feeds).values()) / first.samples
+        batch, samples = BATCH_BYTES // max(each, 1), ENOUGH_BYTES // max(each, 1)
+        return int(np.clip(batch, 1, MOST)), min(len(source), int(np.clip(samples, FEWEST, MOST)))
 
     def sweep(
         self,
@@ -111,38 +112,44 @@ class _Search:
         progress: Callable[[int], None],
     ) -> None:
         """Moves ``best`` to the best of the candidates, summed over all batches."""
-        candidates = {r.tensor: candidates_of(self.best[r.tensor], self.observed[r.tensor]) for r in self.requests}
-        errors = {name: np.zeros((len(c), 1 + len(self.probes[name].outputs))) for name, c in candidates.items()}
-        norms = {name: np.zeros(1 + len(self.probes[name].outputs)) for name in candidates}
+        contests = {
+            name: contest
+            for name, probe in self.probes.items()
+            if (contest := _Contest(probe, candidates_of(self.best[name], self.observed[name]))).candidates
+        }
         done = 0
-        for batch in batches:
+        for batch in batches if contests else ():
             tensors = self.runner.run(batch.feeds)
-            for request in self.requests:
-                name = request.tensor
-                self._add(request, tensors, candidates[name], errors[name], norms[name])
+            for contest in contests.values():
+                contest.add(tensors)
             done += batch.samples
             progress(done)
-        for name, tried in candidates.items():
-            if tried:
-                total = (errors[name] / np.maximum(norms[name], 1e-30)).sum(axis=1)
-                self.best[name] = tried[int(total.argmin())]
-
-    def _add(
-        self, request: RangeRequest, tensors: Mapping[str, Array], tried: Sequence[Range], errors: Array, norms: Array
-    ) -> None:
-        probe = self.probes[request.tensor]
-        exact = [tensors[request.tensor], *(tensors[name] for name in probe.outputs)]
-        if not tried:
-            return
-        norms += [float(np.vdot(values, values)) for values in exact]
-        for index, candidate in enumerate(tried):
-            rounded, outputs = probe.run(tensors, candidate)
-            if request.direct:
-                errors[index, 0] += _squared_distance(rounded, exact[0])
-            for column, (output, reference) in enumerate(zip(outputs, exact[1:], strict=True), start=1):
-                errors[index, column] += _squared_distance(output, reference)
+        for name, contest in contests.items():
+            self.best[name] = contest.winner()
 
 
-def _squared_distance(a: Array, b: Array) -> float:
-    difference = np.subtract(a, b).ravel()
-    return float(np.dot(difference, difference))
+class _Contest:
+    """Candidates for one range; those far behind after the first batch drop out."""
+
+    def __init__(self, probe: ConsumerProbe, candidates: list[Range]) -> None:
+        self.probe = probe
+        self.candidates = list(dict.fromkeys(candidates))
+        self.errors = [np.zeros(len(probe.judged)) for _ in self.candidates]
+        self.norms = np.zeros(len(probe.judged))
+
+    def add(self, tensors: Mapping[str, Array]) -> None:
+        """Takes in one batch."""
+        self.norms += [float(np.vdot(tensors[name], tensors[name])) for name in self.probe.judged]
+        for index, candidate in enumerate(self.candidates):
+            self.errors[index] += self.probe.errors(tensors, candidate)
+        scores = self._scores()
+        kept = [index for index, score in enumerate(scores) if score <= LAGGING * min(scores)]
+        self.candidates = [self.candidates[index] for index in kept]
+        self.errors = [self.errors[index] for index in kept]
+
+    def winner(self) -> Range:
+        """The candidate with the least error."""
+        return self.candidates[int(np.argmin(self._scores()))]
+
+    def _scores(self) -> list[float]:
+        return [float((errors / np.maximum(self.norms, 1e-30)).sum()) for errors in self.errors]
