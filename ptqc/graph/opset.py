@@ -6,6 +6,7 @@ from onnx.version_converter import ConvertError, convert_version
 
 from ptqc.core.errors import ModelError
 from ptqc.graph.reasons import reason_of
+from ptqc.graph.shapes import light_proto, weights
 from ptqc.graph.versions import (
     CANONICAL_IR_VERSION,
     CANONICAL_OPSET,
@@ -15,8 +16,6 @@ from ptqc.graph.versions import (
     ir_version_for,
 )
 from ptqc.graph.walk import STANDARD_DOMAINS, graphs
-
-_SMALL_BYTES = 1024  # constants that the converter may need to see: axes, scales, shapes
 
 # IR version in which an element type first appeared.
 _IR_OF_TYPE = {
@@ -81,35 +80,23 @@ def set_ir_version(model: ir.Model) -> None:
 
 
 def _converted(model: ir.Model, goal: int) -> ir.Model:
-    """Converts without handing large weights to the converter, which copies all that it is given.
+    """Converts without handing large weights to the converter; they come back by name.
 
-    Large weights become inputs for the conversion and come back by name; what the converter does not know of
-    (metadata, documentation) is copied over.
+    What the converter does not know of (metadata, documentation) is copied over.
     """
-    work = model.clone()
-    weights: dict[str, ir.TensorProtocol] = {}
-    for name, value in list(work.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is not None and (tensor.nbytes > _SMALL_BYTES or tensor.dtype in _IR_OF_TYPE):
-            weights[name] = tensor
-            value.const_value = None
-            work.graph.initializers.pop(name)
-            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-            work.graph.inputs.append(value)
-    work.ir_version = CANONICAL_IR_VERSION  # before version 4 constants had to be inputs too, which ours are not
+    held = weights(model)
+    proto = light_proto(model)
+    proto.ir_version = CANONICAL_IR_VERSION  # before version 4 constants had to be inputs too, which ours are not
     try:
-        proto = convert_version(ir.to_proto(work), goal)
+        result = convert_version(proto, goal)
     except InferenceError:  # the converter insists on the shapes that the file states for its intermediate tensors
-        for node in work.graph.all_nodes():
-            for output in node.outputs:
-                if not output.is_graph_output():
-                    output.type = output.shape = None
-        proto = convert_version(ir.to_proto(work), goal)
-    converted = ir.from_proto(proto)
+        del proto.graph.value_info[:]
+        result = convert_version(proto, goal)
+    converted = ir.from_proto(result)
     for value in list(converted.graph.inputs):
-        if value.name in weights:
+        if value.name in held:
             converted.graph.inputs.remove(value)
-            value.const_value = weights[value.name]
+            value.const_value = held[value.name]
             converted.graph.register_initializer(value)
     _copy_texts(model, converted)
     return converted

@@ -1,27 +1,32 @@
 """Shapes and types: inferring them without ever failing, and making them concrete for counting."""
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator, Mapping
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx.shape_inference import InferenceError
 
 from ptqc.graph.walk import graphs
+
+_SMALL_BYTES = 1024  # constants that inference and conversion may need to see: axes, scales, shapes
 
 
 def infer_shapes(model: ir.Model) -> bool:
     """Fills in the types and shapes that onnx's inference finds, with data propagation where that works.
 
-    What the model states stays where inference finds nothing. Returns False where inference failed altogether
-    (an operator outside the standard, contradicting shapes); the model is then unchanged.
+    What the model states of its interface stays, as does what it states where inference finds nothing. Returns False
+    where inference failed altogether (contradicting shapes, say); the model is then unchanged.
     """
+    proto = light_proto(model)
     for data_propagation in (True, False):
-        with _failures() as failed:
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=data_propagation)(model)
-        if not failed:
-            return True
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=data_propagation)
+        except (InferenceError, RuntimeError, ValueError):
+            continue
+        _merge(model, inferred.graph)
+        return True
     return False
 
 
@@ -34,18 +39,99 @@ def concrete_shapes(model: ir.Model) -> Mapping[str, tuple[int, ...]]:
     for value in fixed.graph.inputs:
         if value.shape is not None and any(not isinstance(size, int) for size in value.shape):
             value.shape = _fixed(value.shape)
+    for graph in graphs(fixed):
+        for value in (*graph.outputs, *(output for node in graph for output in node.outputs)):
+            value.shape = None if value.shape is None or not _is_fixed(value.shape) else value.shape
     infer_shapes(fixed)
+    stated = {value.name: value.shape for graph in graphs(model) for value in _values(graph)}
     found: dict[str, tuple[int, ...]] = {}
     for graph in graphs(fixed):
         for value in _values(graph):
-            if value.name and value.shape is not None:
-                found[value.name] = tuple(_fixed(value.shape).numpy())
+            shape = stated.get(value.name) if value.shape is None else value.shape
+            if value.name and shape is not None:
+                found[value.name] = tuple(_fixed(shape).numpy())
     return found
 
 
 def elements(shape: tuple[int, ...] | None) -> int:
     """Number of elements; 0 where the shape is unknown."""
     return 0 if shape is None else math.prod(shape)
+
+
+def light_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a message in which large constants are inputs: onnx's C++ code copies all that it is given."""
+    with _without_weights(model.graph):
+        return ir.to_proto(model)
+
+
+def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """The constants that :func:`light_proto` turns into inputs, by name."""
+    return {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and _is_heavy(value.const_value)
+    }
+
+
+def _is_heavy(tensor: ir.TensorProtocol) -> bool:
+    # onnx's C++ code knows no narrow types in older versions of a model: it need not see them.
+    return tensor.dtype == ir.DataType.STRING or tensor.nbytes > _SMALL_BYTES or tensor.dtype.bitwidth < 8
+
+
+@contextlib.contextmanager
+def _without_weights(graph: ir.Graph) -> Iterator[None]:
+    """Makes inputs of large constants for a while; afterwards the graph is what it was, order included."""
+    inputs, constants = tuple(graph.inputs), tuple(graph.initializers.values())
+    tensors = [value.const_value for value in constants]
+    try:
+        for value, tensor in zip(constants, tensors, strict=True):
+            if tensor is None or not _is_heavy(tensor):
+                continue
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            graph.initializers.pop(value.name or "")
+            value.const_value = None
+            if not value.is_graph_input():
+                graph.inputs.append(value)
+        yield
+    finally:
+        graph.inputs.clear()
+        graph.inputs.extend(inputs)
+        graph.initializers.clear()
+        for value, tensor in zip(constants, tensors, strict=True):
+            value.const_value = tensor
+            graph.initializers.add(value)
+
+
+def _merge(model: ir.Model, inferred: onnx.GraphProto) -> None:
+    """Copies what was found, graph by graph: the order of nodes and bodies is the same on both sides."""
+    waiting: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, inferred)]
+    while waiting:
+        graph, proto = waiting.pop()
+        found = {info.name: info.type for info in (*proto.value_info, *proto.output)}
+        interface = frozenset(graph.outputs if graph is model.graph else ())
+        for node, node_proto in zip(graph, proto.node, strict=True):
+            for value in node.outputs:
+                if (kind := found.get(value.name or "")) is not None:
+                    _refine(value, kind, keep_shape=value in interface)
+            bodies = {attribute.name: attribute for attribute in node_proto.attribute}
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    waiting.append((attribute.as_graph(), bodies[attribute.name].g))
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    waiting.extend(zip(attribute.as_graphs(), bodies[attribute.name].graphs, strict=True))
+
+
+def _refine(value: ir.Value, kind: onnx.TypeProto, keep_shape: bool) -> None:
+    if value.type is None and kind.WhichOneof("value") is not None:
+        value.type = ir.serde.deserialize_type_proto_for_type(kind)
+    if value.shape is None or not keep_shape:
+        shape = ir.serde.deserialize_type_proto_for_shape(kind)
+        if shape is not None and shape != value.shape:
+            value.shape = shape
+
+
+def _is_fixed(shape: ir.Shape) -> bool:
+    return all(isinstance(size, int) for size in shape)
 
 
 def _fixed(shape: ir.Shape) -> ir.Shape:
@@ -57,24 +143,3 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
-
-
-@contextlib.contextmanager
-def _failures() -> Iterator[list[str]]:
-    """Collects what the inference pass only logs, and keeps it off the user's terminal."""
-    messages: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.exc_info:
-                messages.append(record.getMessage())
-
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    handler, propagate = Collector(), logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
