@@ -133,9 +133,22 @@ class _Writer:
         codes = quantize.outputs[0]
         codes.shape, codes.type = value.shape, ir.TensorType(zero_point.dtype or ir.DataType.UINT8)
         dequantize = self._dequantize_node(name, codes, scale, zero_point, value)
-        self._take_over(value, dequantize.outputs[0], keep=quantize)
+        if self._computed_in_float(value):
+            self._take_over_integer_readers(value, dequantize.outputs[0])
+        else:
+            self._take_over(value, dequantize.outputs[0], keep=quantize)
         self._insert(after, quantize, dequantize)
         self.codes[name] = codes
+
+    def _computed_in_float(self, value: ir.Value) -> bool:
+        producer = value.producer()
+        return producer is not None and self._form(producer) is Form.FLOAT
+
+    def _take_over_integer_readers(self, old: ir.Value, new: ir.Value) -> None:
+        """Lets integer readers read codes; float ones keep the float value, which is there anyway and exact."""
+        for use in list(old.uses()):
+            if self._form(use.node) not in (Form.FLOAT, Form.DYNAMIC):
+                use.node.replace_input_with(use.idx, new)
 
     def _dequantize_node(
         self, name: str, codes: ir.Value, scale: ir.Value, zero_point: ir.Value, like: ir.Value
@@ -226,7 +239,9 @@ class _Writer:
         """Replaces the constants of an integer kernel by codes behind a DequantizeLinear."""
         if parts is not None:
             holder = parts.bias_add or node
-            if parts.bias is not None:
+            if parts.bias is not None and parts.bias_add is not None and parts.bias_name not in self.plan.tensors:
+                self._float_bias(parts, parts.bias, parts.bias_add)
+            elif parts.bias is not None:
                 self._constant(holder, holder.inputs.index(parts.bias), parts.bias_name)
             self._constant(node, 1, parts.weight.name or "")
             return
@@ -254,6 +269,15 @@ class _Writer:
             self._insert(None, dequantize)
             self.constants[name] = dequantize.outputs[0]
         node.replace_input_with(index, self.constants[name])
+
+    def _float_bias(self, parts: Linear, bias: ir.Value, add: ir.Node) -> None:
+        """Gives a float bias all the dimensions of the result: with one, onnxruntime might merge MatMul and Add
+        to a Gemm, which has no integer kernel with a float bias."""
+        shape, array = add.outputs[0].shape, constant_array(bias)
+        assert shape is not None and array is not None  # the plan leaves the bias in float only then
+        spread = array.reshape([1] * (len(shape) - 1) + [-1])
+        value = add_initializer(self.model, self.names.fresh(f"{parts.bias_name}_float"), spread)
+        add.replace_input_with(add.inputs.index(bias), value)
 
     def _dynamic(self, parts: Linear) -> None:
         """A product whose activation is quantized at run time: the form that onnxruntime fuses into one kernel."""

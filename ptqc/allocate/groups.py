@@ -110,14 +110,21 @@ class _Probe:
         waiting = [root]
         while waiting:
             value = waiting.pop()
-            if value.is_graph_output():
+            if value.is_graph_output() and not self._in_float(value):
                 self._measure(value, root)
             for use in value.uses():
                 self._follow(value, use.node, root, waiting)
 
+    def _in_float(self, value: ir.Value) -> bool:
+        """Whether ``value`` is computed in float, so that float readers see it without the error of its codes."""
+        producer = value.producer()
+        return producer is not None and self.plans[producer.name or ""].form is Form.FLOAT
+
     def _follow(self, value: ir.Value, node: ir.Node, root: ir.Value, waiting: list[ir.Value]) -> None:
         plan = self.plans.get(node.name or "") if node.graph is self.graph else None
         parts = linear_parts(node)
+        if self._in_float(value) and (plan is None or plan.form is Form.FLOAT):
+            return
         if plan is None:
             self._measure(value, root)
         elif any(out.name in self.members for out in node.outputs):

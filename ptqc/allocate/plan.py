@@ -13,7 +13,7 @@ from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.ranges import Range
 from ptqc.core.types import INT32, UINT8, QuantParams, QuantType
 from ptqc.graph.linear import Linear, linear_parts
-from ptqc.graph.walk import constant_array, graph_hash
+from ptqc.graph.walk import constant_array, graph_hash, single_consumer
 
 # Codes of biases stay below this, so that bias and products together cannot overflow an int32 accumulator.
 GREATEST_BIAS_CODE = 2.0**30
@@ -77,7 +77,7 @@ def make_plan(
         parts = linear_parts(node)
         if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
             data = tensors[parts.data.name or ""] if form is Form.KERNEL else None
-            tensors.update(_linear_tensors(parts, weights, data, tensors))
+            tensors.update(_linear_tensors(parts, weights, data, tensors, _float_bias(parts, placement)))
         elif form is Form.KERNEL:
             for value in node.inputs:
                 array = constant_array(value)
@@ -88,10 +88,23 @@ def make_plan(
 
 
 def _linear_tensors(
-    parts: Linear, kind: QuantType, data: QuantParams | None, known: Mapping[str, QuantParams]
+    parts: Linear, kind: QuantType, data: QuantParams | None, known: Mapping[str, QuantParams], float_bias: bool
 ) -> dict[str, QuantParams]:
     name = parts.weight.name or ""
-    weight = known.get(name) or weight_params(parts, kind, None if data is None else float(data.scale))
-    if data is None or parts.bias is None:
+    bounded = data is not None and not float_bias
+    weight = known.get(name) or weight_params(parts, kind, float(data.scale) if data and bounded else None)
+    if data is None or parts.bias is None or float_bias:
         return {name: weight}
     return {name: weight, parts.bias_name: bias_params(weight, data)}
+
+
+def _float_bias(parts: Linear, placement: Placement) -> bool:
+    """Whether the bias is added in float: behind a MatMul of more than two dimensions with a float result.
+
+    onnxruntime adds it separately there, and would dequantize an integer bias in every call.
+    """
+    if parts.bias_add is None or parts.output.name in placement.quantized:
+        return False
+    shape, reader = parts.output.shape, single_consumer(parts.output)
+    absorbed = reader is not None and placement.nodes[reader.name or ""].form is Form.ABSORBED
+    return shape is not None and len(shape) > 2 and not absorbed
