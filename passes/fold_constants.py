@@ -41,8 +41,9 @@ class FoldConstants:
             count += folded
             if not folded:
                 return Rewrites(count, tuple(refused))
-            # Known shapes make further shape arithmetic foldable.
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+            # Known shapes make further shape arithmetic foldable. Without onnx's data propagation, which allocates
+            # what a file claims (Tile, Range, Pad).
+            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
 
     def _fold_once(self, model: ir.Model, refused: dict[Refusal, None]) -> int:
         count = 0

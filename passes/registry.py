@@ -27,7 +27,9 @@ BUILTIN: Mapping[str, str] = {
     "lower-hardswish": "ptqc.passes.lower_hardswish:LowerHardSwish",
     "lower-average-pool": "ptqc.passes.lower_average_pool:LowerAveragePool",
     "lower-channel-shuffle": "ptqc.passes.lower_channel_shuffle:LowerChannelShuffle",
+    "fold-columns": "ptqc.passes.fold_columns:FoldColumns",
     "pad-channels": "ptqc.passes.pad_channels:PadChannels",
+    "qdq-to-qoperator": "ptqc.passes.qdq_to_qoperator:QDQToQOperator",
     "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
     "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }
