@@ -11,6 +11,8 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from ptqc import __version__
 from ptqc.core.ranges import Range
 from ptqc.core.statistics import Statistics
 
-FORMAT = 1
 MAX_BYTES = 256 << 20
 
 
@@ -37,15 +38,32 @@ def cache_folder() -> Path | None:
 
 
 def content_key(**parts: Any) -> str:
-    """SHA-256 over ``parts`` (plain JSON values: graph hash, digest of the data, options) and the versions.
+    """SHA-256 over ``parts`` (plain JSON values: graph hash, digest of the data, options) and what computes with them.
 
-    The versions are ptqc's, onnxruntime's and NumPy's: another one may compute other values.
+    That is the versions of the libraries, the code of ptqc itself, and the CPU, whose kernels round differently.
     """
-    from importlib.metadata import version
+    from ptqc.execute.latency import cpu_description
 
-    versions = [__version__, version("onnxruntime"), version("numpy"), FORMAT]
-    text = json.dumps({"parts": parts, "versions": versions}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    versions = [version(name) for name in ("onnxruntime", "numpy", "pillow")]
+    cpu = cpu_description()
+    content = {"parts": parts, "versions": versions, "code": _code_digest(), "cpu": [cpu["name"], cpu["flags"]]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code_digest() -> str:
+    """SHA-256 over the modules that calibration runs, so that a changed method never meets its old results."""
+    import ptqc.calibrate
+    import ptqc.core
+    import ptqc.execute
+    import ptqc.graph
+
+    total = hashlib.sha256(__version__.encode())
+    for package in (ptqc.calibrate, ptqc.core, ptqc.execute, ptqc.graph):
+        for folder in package.__path__:
+            for file in sorted(Path(folder).glob("*.py")):
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

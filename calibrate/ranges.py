@@ -1,9 +1,11 @@
 """The range of every group of tensors, by the method that the user chose."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import onnx_ir as ir
 
+from ptqc.calibrate.cache import Cache, content_key
 from ptqc.calibrate.consumer_error import consumer_error_ranges
 from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
@@ -11,6 +13,7 @@ from ptqc.calibrate.source import Source
 from ptqc.core.ranges import Range, RangeRequest
 from ptqc.core.statistics import Statistics
 from ptqc.execute.tensors import TensorRunner
+from ptqc.graph.walk import graph_hash
 
 Progress = Callable[[int, int], None]
 CONSUMER_ERROR = "consumer-error"
@@ -26,8 +29,17 @@ def observe(
     tensors = [request.tensor for request in requests]
     if not tensors:
         return {}
-    runner = TensorRunner(model, tensors, threads)
-    return collect_statistics(runner.run, tensors, source, progress=progress)
+    tensors = list(dict.fromkeys(tensors))
+    cache = Cache.of_user()
+    key = content_key(graph=graph_hash(model), data=source.digest, tensors=tensors, threads=threads)
+    statistics = cache.load_statistics(key, tensors)
+    if statistics is None:
+        runner = TensorRunner(model, tensors, threads)
+        statistics = collect_statistics(runner.run, tensors, source, progress=progress)
+        cache.store_statistics(key, statistics)
+    elif progress is not None:
+        progress(len(source), len(source))
+    return statistics
 
 
 def find_ranges(
@@ -51,9 +63,35 @@ def find_ranges(
     """
     seen = {request.tensor: range_minmax(statistics[request.tensor]) for request in requests}
     if method == CONSUMER_ERROR:
-        return consumer_error_ranges(model, requests, seen, source, threads, progress)
+        return _consumer_error(model, requests, seen, source, threads, progress)
     choose = range_method(method)
     return {
         request.tensor: seen[request.tensor] if request.full else choose(statistics[request.tensor])
         for request in requests
     }
+
+
+def _consumer_error(
+    model: ir.Model,
+    requests: Sequence[RangeRequest],
+    seen: Mapping[str, Range],
+    source: Source,
+    threads: int,
+    progress: Progress | None,
+) -> dict[str, Range]:
+    """Ranges by consumer error, from the cache where they were found before."""
+    cache, tensors = Cache.of_user(), list(seen)
+    key = content_key(
+        graph=graph_hash(model),
+        data=source.digest,
+        requests=[asdict(request) for request in requests],
+        seen=[[name, *limits] for name, limits in seen.items()],
+        threads=threads,
+    )
+    ranges = cache.load_ranges(key, tensors)
+    if ranges is None:
+        ranges = consumer_error_ranges(model, requests, seen, source, threads, progress)
+        cache.store_ranges(key, ranges)
+    elif progress is not None:
+        progress(1, 1)
+    return ranges

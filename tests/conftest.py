@@ -15,3 +15,9 @@ def data_root() -> Path:
     if not (root / "manifest.json").is_file():
         pytest.skip(f"needs the models and data of {root} (set PTQC_DATA)")
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run what they test, also in processes that they start; those of the cache ask for one."""
+    monkeypatch.setenv("PTQC_CACHE", "")
