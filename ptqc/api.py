@@ -20,6 +20,7 @@ from ptqc.core.plan import QuantPlan
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
+from ptqc.passes.fold_batchnorm import METADATA_KEY as BATCHNORM_KEY
 from ptqc.report.measure import Run, measure
 from ptqc.report.report import Report
 from ptqc.targets.registry import find_target
@@ -123,6 +124,7 @@ def _open(data: Any, loaded: LoadedModel, options: QuantizeOptions, limit: int |
 
 def _stamp(model: ir.Model, loaded: LoadedModel, plan: QuantPlan) -> None:
     """Says in the file what made it, from what."""
+    model.metadata_props.pop(BATCHNORM_KEY, None)  # statistics for later calibration belong to the float model
     model.producer_name, model.producer_version = "ptqc", __version__
     model.metadata_props["ptqc.version"] = __version__
     model.metadata_props["ptqc.target"] = plan.target

@@ -21,6 +21,9 @@ MOVES = (Role.MOVE, Role.MOVE_CODES, Role.RESCALE)
 # Operators that take means or squares of their input: 8 bits of a residual stream are too few for them.
 NORMALISATIONS = ("LayerNormalization", "RMSNormalization", "ReduceMean", "Pow", "Softmax")
 
+# Worth their integer kernel even at the end of a network: they read far more than they write.
+POOLING = ("AveragePool", "GlobalAveragePool")
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -111,7 +114,7 @@ class Placer:
             if not feeds_integer and not self._needs_codes(inputs[0]):
                 return "nothing after it is integer"
             return "its input enters the network" if role is Role.CLAMP and inputs[0].is_graph_input() else ""
-        if not feeds_integer:
+        if not feeds_integer and not (node.op_type in POOLING and self._needs_codes(inputs[0])):
             return "nothing after it is integer, and float keeps more precision"
         if any(use.node.op_type in NORMALISATIONS for out in node.outputs for use in out.uses()):
             return "a normalisation reads it, which needs more than 8 bits"

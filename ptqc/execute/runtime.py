@@ -6,6 +6,7 @@ A user's own ``ORT_DISABLE_TELEMETRY`` wins.
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ def onnxruntime() -> Any:
     return ort
 
 
+@cache
 def runtime_errors() -> tuple[type[Exception], ...]:
     """Every class of exception that onnxruntime raises of its own; they have no common base."""
     onnxruntime()
