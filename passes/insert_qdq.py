@@ -142,7 +142,7 @@ class _Writer:
 
     def _computed_in_float(self, value: ir.Value) -> bool:
         producer = value.producer()
-        return producer is not None and self._form(producer) is Form.FLOAT
+        return producer is not None and self._form(producer) in (Form.FLOAT, Form.TABLE)
 
     def _take_over_integer_readers(self, old: ir.Value, new: ir.Value) -> None:
         """Lets integer readers read codes; float ones keep the float value, which is there anyway and exact."""

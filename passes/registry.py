@@ -30,6 +30,7 @@ BUILTIN: Mapping[str, str] = {
     "fold-columns": "ptqc.passes.fold_columns:FoldColumns",
     "pad-channels": "ptqc.passes.pad_channels:PadChannels",
     "qdq-to-qoperator": "ptqc.passes.qdq_to_qoperator:QDQToQOperator",
+    "quantize-embeddings": "ptqc.passes.quantize_embeddings:QuantizeEmbeddings",
     "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
     "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ptqc.allocate.restrict import Restrictions
+from ptqc.allocate.tables import table_nodes
 from ptqc.core.plan import Form, NodePlan
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8
 from ptqc.graph.linear import Linear, linear_parts
@@ -189,4 +190,5 @@ def place(model: ir.Model, target: Target, restrictions: Restrictions) -> Placem
     Raises OptionError where a pattern of ``restrictions`` matches no node.
     """
     restrictions.check(model)
-    return Placer(model, target, restrictions).run()
+    placement = Placer(model, target, restrictions).run()
+    return Placement({**placement.nodes, **table_nodes(model, restrictions)}, placement.quantized)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
+from ptqc.allocate.tables import table_params
 from ptqc.core.arithmetic import affine_params, symmetric_params
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.ranges import Range
@@ -78,6 +79,8 @@ def make_plan(
         if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
             data = tensors[parts.data.name or ""] if form is Form.KERNEL else None
             tensors.update(_linear_tensors(parts, weights, data, tensors, _float_bias(parts, placement)))
+        elif form is Form.TABLE and node.inputs[0] is not None:
+            tensors[node.inputs[0].name or ""] = table_params(node.inputs[0])
         elif form is Form.KERNEL:
             for value in node.inputs:
                 array = constant_array(value)

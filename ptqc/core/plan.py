@@ -22,6 +22,7 @@ class Form(StrEnum):
     RESCALE = "rescale"  # gone: its output are the codes of its input, read with another scale
     CODES = "codes"  # works on the codes themselves
     BIAS = "bias"  # an Add that the kernel before it takes as its int32 bias
+    TABLE = "table"  # takes rows of an integer table, which are real again behind it
     DYNAMIC = "dynamic"  # an integer kernel whose activation range is found at run time
 
 
