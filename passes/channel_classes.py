@@ -149,7 +149,7 @@ class _Finder:
         """Unites what the node ties together and pins what it does not understand."""
         x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
         if is_op(node, "Conv") and _standard_weights(node):
-            if _is_depthwise(node) and x in self.parent and y in self.parent and x is not None:
+            if is_depthwise(node) and x in self.parent and y in self.parent and x is not None:
                 self._union(x, y)
                 return
             if node.attributes.get_int("group", 1) == 1 and y in self.parent:
@@ -209,14 +209,14 @@ class _Finder:
             return
         if is_op(node, "Conv"):
             weight = constant_array(node.inputs[1])
-            if weight is None or x not in keys or (not _is_depthwise(node) and node.attributes.get_int("group", 1) > 1):
+            if weight is None or x not in keys or (not is_depthwise(node) and node.attributes.get_int("group", 1) > 1):
                 return
             source = keys[x]
-            if x.is_graph_input() and not _is_depthwise(node):
+            if x.is_graph_input() and not is_depthwise(node):
                 source = images.setdefault(x, len(classes.sizes))
                 classes.sizes[source], classes.images[source] = channels_of(x) or 0, x
             taps = elements(weight.shape[2:])
-            classes.convolutions.append(Convolution(node, source, key, taps, pixels, _is_depthwise(node)))
+            classes.convolutions.append(Convolution(node, source, key, taps, pixels, is_depthwise(node)))
         elif not is_op(node, *FREE):
             classes.costs.append((key, pixels * (POOL_TIME if is_op(node, *POOLS) else ELEMENTWISE_TIME)))
         for index, value in enumerate(node.inputs):
@@ -235,7 +235,7 @@ def _standard_weights(node: ir.Node) -> bool:
     return all(value is None or constant_array(value) is not None for value in node.inputs[1:])
 
 
-def _is_depthwise(node: ir.Node) -> bool:
+def is_depthwise(node: ir.Node) -> bool:
     """One filter a channel."""
     weight = constant_array(node.inputs[1])
     group = node.attributes.get_int("group", 1)
