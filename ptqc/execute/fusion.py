@@ -19,7 +19,7 @@ from ptqc.execute.runtime import session_of
 from ptqc.graph.costs import node_costs, operator
 from ptqc.graph.load import load_model
 from ptqc.graph.shapes import concrete_shapes, elements, infer_shapes
-from ptqc.graph.walk import is_constant, subgraphs
+from ptqc.graph.walk import STANDARD_DOMAINS, is_constant, subgraphs
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 # Operators of the optimized graph that multiply and accumulate in float.
@@ -137,7 +137,24 @@ def _opened(model: ir.Model | bytes | Path) -> ir.Model:
     else:
         opened = model.clone() if isinstance(model, ir.Model) else load_model(model, allow_quantized=True)
     infer_shapes(opened)
+    _infer_by_runtime(opened)
     return opened
+
+
+def _infer_by_runtime(model: ir.Model) -> None:
+    """Fills in shapes and types behind operators of the runtime's own, which onnx's inference does not know."""
+    unknown = {v.name: v for node in model.graph for v in node.outputs if v.name and v.shape is None}
+    if not unknown or all(node.domain in STANDARD_DOMAINS for node in model.graph):
+        return
+    copy = model.clone()
+    given = {value.name for value in copy.graph.outputs}
+    copy.graph.outputs.extend(
+        v for node in copy.graph for v in node.outputs if v.name in unknown and v.name not in given
+    )
+    for output in session_of(copy, level="none").get_outputs():
+        value, element = unknown.get(output.name), output.type.removeprefix("tensor(").removesuffix(")").upper()
+        if value is not None and element in ir.DataType.__members__:
+            value.shape, value.type = ir.Shape(output.shape), ir.TensorType(ir.DataType[element])
 
 
 def _optimized(model: ir.Model) -> ir.Model:

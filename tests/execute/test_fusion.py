@@ -176,6 +176,21 @@ def test_dynamic_quantization_counts_as_integer() -> None:
     assert report.islands == ()
 
 
+def test_shapes_behind_operators_of_the_runtime() -> None:
+    g = Graph(["N", 8, 4, 4])
+    s, z = g.const("s", np.float32(0.1)), g.const("z", np.uint8(128))
+    w, ws = g.const("w", g.rng.integers(-9, 9, (8, 8, 1, 1)).astype(np.int8)), g.const("ws", np.float32(0.1))
+    wz = g.const("wz", np.int8(0))
+    q = g.op("QuantizeLinear", ["x", s, z], "q")
+    a = g.op("QLinearAdd", [q, s, z, q, s, z, s, z], "a", domain="com.microsoft")
+    c = g.op("QLinearConv", [a, s, z, w, ws, wz, s, z], "c")
+    model = g.model(g.op("DequantizeLinear", [c, s, z], "y"))
+    model.graph.opset_imports["com.microsoft"] = 1
+    report = check_fusion(model)
+    assert report.integer_macs == report.macs == 8 * 8 * 16
+    assert report.integer_nodes == {"QLinearConv": 1, "com.microsoft::QLinearAdd": 1}
+
+
 def test_model_stays_and_bytes_work() -> None:
     model = conv_chain()
     data = ir.to_proto(model).SerializeToString()
