@@ -4,7 +4,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 from onnx.version_converter import ConvertError, convert_version
 
-from ptqc.core.errors import ModelError
+from ptqc.core.errors import ModelError, quoted
 from ptqc.graph.reasons import reason_of
 from ptqc.graph.shapes import light_proto, weights
 from ptqc.graph.versions import (
@@ -15,7 +15,7 @@ from ptqc.graph.versions import (
     OLDEST_OPSET,
     ir_version_for,
 )
-from ptqc.graph.walk import STANDARD_DOMAINS, graphs
+from ptqc.graph.walk import STANDARD_DOMAINS, constant_array, graphs, is_op
 
 # IR version in which an element type first appeared.
 _IR_OF_TYPE = {
@@ -53,13 +53,14 @@ def canonical_opset(model: ir.Model) -> tuple[ir.Model, str | None]:
             why=f"the newest that the runtime executes is {NEWEST_OPSET}",
             fix=f"export it with opset_version={CANONICAL_OPSET}",
         )
-    if opset >= CANONICAL_OPSET:
+    highest = _highest_goal(model)
+    if opset >= highest:
         return model, None
-    least = max(opset + 1, OLDEST_OPSET)
+    _refuse_unconvertible(model, opset)
     reason = ""
-    for goal in range(CANONICAL_OPSET, least - 1, -1):
+    for goal in range(highest, max(opset, OLDEST_OPSET - 1), -1):
         try:
-            return _converted(model, goal), f"converted from opset {opset} to {goal}"
+            return _converted(model, opset, goal), f"converted from opset {opset} to {goal}"
         except (RuntimeError, ValueError, ConvertError, InferenceError) as error:
             reason = reason or reason_of(error)
     if opset >= OLDEST_OPSET:
@@ -79,7 +80,43 @@ def set_ir_version(model: ir.Model) -> None:
     model.ir_version = min(max([ir_version_for(opset), *needed]), NEWEST_IR_VERSION)
 
 
-def _converted(model: ir.Model, goal: int) -> ir.Model:
+def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
+    return [node for graph in graphs(model) for node in graph if is_op(node, op_type)]
+
+
+def _highest_goal(model: ir.Model) -> int:
+    """GroupNormalization takes a scale for each channel from opset 21 on, for each group before: not converted."""
+    return 20 if _nodes(model, "GroupNormalization") else CANONICAL_OPSET
+
+
+def _refuse_unconvertible(model: ir.Model, opset: int) -> None:
+    """Hardmax flattens its input before opset 13, as Softmax does, but the converter only knows that of Softmax."""
+    for node in _nodes(model, "Hardmax") if opset < 13 else ():
+        shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+        axis = node.attributes.get_int("axis", 1)
+        if axis != -1 and (shape is None or axis != len(shape) - 1):
+            raise ModelError(
+                f"Hardmax over axis {axis} in opset {opset} cannot be converted",
+                where=quoted(node.name),
+                fix=f"export the model with opset_version={CANONICAL_OPSET}",
+            )
+
+
+def _restore_resize(model: ir.Model) -> None:
+    """Before opset 11 Resize and Upsample had one way to place pixels, which is not the default since.
+
+    The nearest pixel is then the runtime's choice: the lower one, but the upper one where Resize shrinks.
+    """
+    for node in _nodes(model, "Resize"):
+        if "coordinate_transformation_mode" in node.attributes:
+            continue
+        scales = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
+        shrinks = scales is not None and (scales <= 1).all() and (scales < 1).any()
+        node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+        node.attributes.add(ir.AttrString("nearest_mode", "ceil" if shrinks else "floor"))
+
+
+def _converted(model: ir.Model, opset: int, goal: int) -> ir.Model:
     """Converts without handing large weights to the converter; they come back by name.
 
     What the converter does not know of (metadata, documentation) is copied over.
@@ -99,6 +136,8 @@ def _converted(model: ir.Model, goal: int) -> ir.Model:
             value.const_value = held[value.name]
             converted.graph.register_initializer(value)
     _copy_texts(model, converted)
+    if opset < 11:
+        _restore_resize(converted)
     return converted
 
 

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
-from ptqc.graph.walk import graphs
+from ptqc.graph.walk import STANDARD_DOMAINS, graphs
 
 _SMALL_BYTES = 1024  # constants that inference and conversion may need to see: axes, scales, shapes
 
@@ -16,10 +16,12 @@ _SMALL_BYTES = 1024  # constants that inference and conversion may need to see: 
 def infer_shapes(model: ir.Model) -> bool:
     """Fills in the types and shapes that onnx's inference finds, with data propagation where that works.
 
-    What the model states of its interface stays, as does what it states where inference finds nothing. Returns False
-    where inference failed altogether (contradicting shapes, say); the model is then unchanged.
+    What the model states of its interface stays, as do dimensions that it states where inference finds none; where
+    the two contradict each other, files are wrong more often. Returns False where inference failed altogether; the
+    model is then unchanged.
     """
     proto = light_proto(model)
+    _drop_stated_shapes(proto.graph)
     for data_propagation in (True, False):
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=data_propagation)
@@ -121,13 +123,28 @@ def _merge(model: ir.Model, inferred: onnx.GraphProto) -> None:
                     waiting.extend(zip(attribute.as_graphs(), bodies[attribute.name].graphs, strict=True))
 
 
+def _drop_stated_shapes(graph: onnx.GraphProto) -> None:
+    """Inference believes what a file says of its intermediate tensors: leave only what it cannot find itself."""
+    custom = {name for node in graph.node if node.domain not in STANDARD_DOMAINS for name in node.output}
+    kept = [info for info in graph.value_info if info.name in custom]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
 def _refine(value: ir.Value, kind: onnx.TypeProto, keep_shape: bool) -> None:
     if value.type is None and kind.WhichOneof("value") is not None:
         value.type = ir.serde.deserialize_type_proto_for_type(kind)
     if value.shape is None or not keep_shape:
         shape = ir.serde.deserialize_type_proto_for_shape(kind)
         if shape is not None and shape != value.shape:
-            value.shape = shape
+            value.shape = _merged(shape, value.shape)
+
+
+def _merged(inferred: ir.Shape, stated: ir.Shape | None) -> ir.Shape:
+    if stated is None or len(stated) != len(inferred):
+        return inferred
+    pairs = zip(inferred, stated, strict=True)
+    return ir.Shape([old if not isinstance(new, int) and isinstance(old, int) else new for new, old in pairs])
 
 
 def _is_fixed(shape: ir.Shape) -> bool:
