@@ -16,6 +16,7 @@ from ptqc.graph.edit import Editor
 from ptqc.graph.match import Match, Op, Var
 from ptqc.graph.walk import constant_array, consumers, is_constant, is_op
 from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
+from ptqc.passes.fold_pad import pad_widths
 from ptqc.passes.rules import Rule, apply_rules
 from ptqc.passes.simplify_operators import reduced_axes
 
@@ -116,6 +117,8 @@ def _is_transparent(node: ir.Node, rank: int) -> bool:
         return all(value is not None and _fits(value, rank) for value in node.inputs)
     if is_op(node, "ReduceMean"):
         return node.attributes.get_int("keepdims", 1) == 1 and bool(reduced_axes(node, rank))
+    if is_op(node, "Pad"):
+        return pad_widths(node, rank) is not None
     return is_op(node, *UNARY)
 
 
@@ -242,6 +245,11 @@ def _rename_axes(node: ir.Node, order: tuple[int, ...], editor: Editor) -> None:
     elif is_op(node, "ReduceMean") and node.inputs[0] is not None:
         axes = sorted(order[axis] for axis in reduced_axes(node, rank) or [])
         _set_axes(node, axes, node.inputs[0], editor)
+    elif is_op(node, "Pad") and node.inputs[0] is not None and node.inputs[1] is not None:
+        widths = np.array(pad_widths(node, rank), np.int64).reshape(2, rank)
+        moved = editor.constant(f"{node.inputs[1].name}_moved", widths[:, _inverse(order)].reshape(-1))
+        fill = [node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] is not None else []
+        editor.become(node, "Pad", [node.inputs[0], moved, *fill], dict(node.attributes))
 
 
 def _restore_output(

@@ -12,6 +12,7 @@ from ptqc.graph.match import Const, Match, Op, Var, scalar
 from ptqc.graph.walk import constant_array, constant_tensor, is_constant
 from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
 from ptqc.passes.clipping import CLIP_RULES
+from ptqc.passes.picking import PICKING_RULES
 from ptqc.passes.rules import Rule, apply_rules
 from ptqc.passes.windows import WINDOW_RULES
 
@@ -212,6 +213,7 @@ RULES = (
     Rule(Op("Reshape|Squeeze", (Var("x"),), rest=True), _flatten),
     Rule(Op("Reshape", (Var("x"), Const("target"))), _reshape),
     Rule(Op("Add|Mul", (Const("c"), Var("x"))), _constant_last),
+    *PICKING_RULES,
     *WINDOW_RULES,
     Rule(Op("Gemm", (Var("x"), Const("weight")), rest=True), _gemm),
 )
