@@ -118,7 +118,7 @@ class _Probe:
     def _in_float(self, value: ir.Value) -> bool:
         """Whether ``value`` is computed in float, so that float readers see it without the error of its codes."""
         producer = value.producer()
-        return producer is not None and self.plans[producer.name or ""].form is Form.FLOAT
+        return producer is not None and self.plans[producer.name or ""].form in (Form.FLOAT, Form.TABLE)
 
     def _follow(self, value: ir.Value, node: ir.Node, root: ir.Value, waiting: list[ir.Value]) -> None:
         plan = self.plans.get(node.name or "") if node.graph is self.graph else None

@@ -117,9 +117,22 @@ class Placer:
             return "its input enters the network" if role is Role.CLAMP and inputs[0].is_graph_input() else ""
         if not feeds_integer and not (node.op_type in POOLING and self._needs_codes(inputs[0])):
             return "nothing after it is integer, and float keeps more precision"
+        if any(self._from_sequence_product(value) for value in inputs):
+            return "the product before it can give real numbers, which are as fast here and keep more precision"
         if any(use.node.op_type in NORMALISATIONS for out in node.outputs for use in out.uses()):
             return "a normalisation reads it, which needs more than 8 bits"
         return ""
+
+    def _from_sequence_product(self, value: ir.Value) -> bool:
+        """Whether a MatMul of more than two dimensions makes ``value``: the gate of a transformer, not of a CNN."""
+        producer = value.producer()
+        product = None if producer is None else self.bias_of.get(producer, producer)
+        return (
+            product is not None
+            and product in self.linear
+            and len(value.shape or ()) > 2
+            and (product.op_type == "MatMul")
+        )
 
     def _plan(self, node: ir.Node) -> NodePlan:
         if node in self.dynamic or self.bias_of.get(node) in self.dynamic:
