@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ptqc.core.errors import ModelError
+from ptqc.graph.walk import graphs
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -38,7 +39,18 @@ def from_surgeon(graph: "gs.Graph") -> ir.Model:
 
     graph.cleanup().toposort()
     model: ir.Model = ir.from_proto(gs.export_onnx(graph, do_type_check=False))
+    _share_constants(model)
     return model
+
+
+def _share_constants(model: ir.Model) -> None:
+    """Lets bodies read the constants of the main graph again: onnx-graphsurgeon writes a copy into each body."""
+    for body in graphs(model)[1:]:
+        for name, copy in list(body.initializers.items()):
+            outer = model.graph.initializers.get(name)
+            if outer is not None:
+                copy.replace_all_uses_with(outer)
+                del body.initializers[name]
 
 
 def sub_byte_constant(name: str, tensor: ir.TensorProtocol) -> "gs.Constant":

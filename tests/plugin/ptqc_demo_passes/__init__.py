@@ -1,0 +1,1 @@
+"""Two passes for ptqc: one on onnx_ir, one on onnx-graphsurgeon."""
