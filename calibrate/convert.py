@@ -16,8 +16,8 @@ def check_type(spec: InputSpec, found: np.dtype[Any], where: str) -> str:
     """
     if found == spec.dtype:
         return ""
-    numbers = "iuf" if _is_float(spec.dtype) else "iu"
-    kind = "f" if _is_float(found) else found.kind
+    numbers = "iuf" if is_float(spec.dtype) else "iu"
+    kind = "f" if is_float(found) else found.kind
     if kind not in numbers or spec.dtype.kind == "b":
         raise DataError(
             f"the data for the input {quoted(spec.name)} is {found}, the model takes {spec.dtype}",
@@ -37,15 +37,15 @@ def converted(values: Array, spec: InputSpec, where: str, first: int) -> Array:
     Raises:
         DataError: NaN, Inf or a value that the type cannot hold; names input and sample.
     """
-    if _is_float(values.dtype):
+    if is_float(values.dtype):
         _refuse(~np.isfinite(values), values, f"data for the input {quoted(spec.name)}", where, first)
     if values.dtype == spec.dtype:
         return np.ascontiguousarray(values).reshape(values.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         result = values.astype(spec.dtype)
-    if _is_float(values.dtype):
+    if is_float(values.dtype):
         lost = ~np.isfinite(result)
-    elif _is_float(spec.dtype):
+    elif is_float(spec.dtype):
         lost = result.astype(np.float64) != values
     else:
         limits = np.iinfo(spec.dtype)
@@ -55,8 +55,8 @@ def converted(values: Array, spec: InputSpec, where: str, first: int) -> Array:
     return result
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    """Also the extension types of ml_dtypes, which NumPy counts as ``V``."""
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether the type is a float, also one of ml_dtypes', which NumPy counts as ``V``."""
     return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 

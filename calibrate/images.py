@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptqc.calibrate.arrays import DAMAGED, MAX_MEMBERS, RowReader, Rows
+from ptqc.calibrate.arrays import DAMAGED, MAX_MEMBERS, RowReader
 from ptqc.calibrate.labels import labels_by_name, parse_label_table, read_label_table
-from ptqc.calibrate.preprocess import Preprocessing, apply, completed, final_size, pixels_as_image
+from ptqc.calibrate.preprocess import Preprocessing, apply, completed, final_shape, final_size
 from ptqc.calibrate.source import InputSpec
 from ptqc.calibrate.tables import Table, TableSource, open_tables
 from ptqc.core.errors import DataError
@@ -104,8 +104,8 @@ def _limited(where: Path, size: int, read: Callable[[], bytes]) -> bytes:
 def find_images(path: Path, labels: Path | None) -> tuple[ImageFiles, tuple[str, ...]]:
     """The images of a folder or zip archive with their labels, and notes.
 
-    Labels come from ``labels``, a file with the columns file and label, from such a ``labels.csv`` beside the images,
-    or from class folders: the number that names them all, or else their place in the sorted list.
+    Labels come from ``labels``, a file with the columns file and label, from such a ``labels.csv`` among the images or
+    beside the archive, or from class folders: the number that names them all, or else their place in the sorted list.
 
     Raises DataError for no images at all, or images without label.
     """
@@ -117,10 +117,15 @@ def find_images(path: Path, labels: Path | None) -> tuple[ImageFiles, tuple[str,
         )
     if labels is not None:
         return ImageFiles(path, images, labels_by_name(read_label_table(labels), images, str(labels))), ()
-    if LABEL_FILE in names:
+    inside = next((name for name in names if PurePosixPath(name).name == LABEL_FILE), None)
+    if inside is not None:
         with _reader(path) as read:
-            table = parse_label_table(read(LABEL_FILE), str(path / LABEL_FILE))
-        return ImageFiles(path, images, labels_by_name(table, images, str(path / LABEL_FILE))), ()
+            table = parse_label_table(read(inside), str(path / inside))
+        return ImageFiles(path, images, labels_by_name(table, images, str(path / inside))), ()
+    beside = path.with_name(LABEL_FILE)
+    if not path.is_dir() and beside.is_file():
+        found = labels_by_name(read_label_table(beside), images, str(beside))
+        return ImageFiles(path, images, found), (f"labels were taken from {beside}",)
     return _class_folders(path, images)
 
 
@@ -162,7 +167,7 @@ def open_images(
     def tables() -> Iterator[Table]:
         if done.crop is not None or (done.resize_mode == "exact" and done.resize is not None):
             rows = ImageRows(
-                files, done, spec.dtype, (len(files.names), *_shape(done, done.crop or done.resize or (1, 1)))
+                files, done, spec.dtype, (len(files.names), *final_shape(done, done.crop or done.resize or (1, 1)))
             )
             yield Table(str(path), {spec.name: rows}, files.labels)
             return
@@ -173,7 +178,9 @@ def open_images(
                 label = None if files.labels is None else files.labels[index : index + 1]
                 one = ImageFiles(path, (name,), label)
                 yield Table(
-                    f"{path}/{name}", {spec.name: ImageRows(one, done, spec.dtype, (1, *_shape(done, size)))}, label
+                    f"{path}/{name}",
+                    {spec.name: ImageRows(one, done, spec.dtype, (1, *final_shape(done, size)))},
+                    label,
                 )
 
     def fingerprint(size: int) -> str:
@@ -184,11 +191,6 @@ def open_images(
         return total.hexdigest()
 
     return open_tables(str(path), (spec,), tables, limit, (*notes, *assumed), fingerprint)
-
-
-def _shape(steps: Preprocessing, size: tuple[int, int]) -> tuple[int, int, int]:
-    channels = 1 if steps.color == "GRAY" else 3
-    return (channels, *size) if steps.layout == "NCHW" else (*size, channels)
 
 
 @contextmanager
@@ -242,53 +244,3 @@ class _ImageReader:
                 values[index] = apply(self.rows.steps, image, where)
         self.at += rows
         return values
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PixelRows:
-    """Preprocessed images from an array of pixels: uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]."""
-
-    pixels: Rows
-    steps: Preprocessing
-    wanted: np.dtype[Any]
-    where: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the preprocessed images."""
-        height, width = final_size(self.steps, (self.pixels.shape[1], self.pixels.shape[2]))
-        return (self.pixels.shape[0], *_shape(self.steps, (height, width)))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32, or uint8 where the model takes integers."""
-        return np.dtype(np.float32) if self.wanted.kind not in "iu" else np.dtype(np.uint8)
-
-    @contextmanager
-    def open(self) -> Iterator[RowReader]:
-        """Reads from the first image."""
-        with self.pixels.open() as reader:
-            yield _PixelReader(self, reader)
-
-
-class _PixelReader:
-    def __init__(self, rows: PixelRows, reader: RowReader) -> None:
-        self.rows, self.reader = rows, reader
-
-    def read(self, rows: int) -> Array:
-        where = self.rows.where
-        images = [apply(self.rows.steps, pixels_as_image(one, where), where) for one in self.reader.read(rows)]
-        return np.stack(images).astype(self.rows.dtype, copy=False)
-
-
-def as_pixels(rows: Rows, spec: InputSpec, steps: Preprocessing, where: str) -> tuple[PixelRows, tuple[str, ...]]:
-    """Rows of pixels as preprocessed images, with notes. DataError where they are no pixels."""
-    shape = rows.shape
-    if rows.dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))) or 0 in shape[1:3]:
-        raise DataError(
-            f"preprocessing takes images, the data is {rows.dtype} {list(shape)}",
-            where=where,
-            fix="give uint8 [N, height, width, 3], or leave the preprocessing out",
-        )
-    done, notes = completed(steps, spec)
-    return PixelRows(rows, done, spec.dtype, where), notes

@@ -4,6 +4,7 @@ What can be read only once, or might come in another order next time, is copied 
 """
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from ptqc.calibrate.arrays import MemoryRows, RowReader, Rows, StreamReader, read_header
 from ptqc.calibrate.named import LABEL_NAMES, checked_labels, named_table
 from ptqc.calibrate.source import InputSpec
-from ptqc.calibrate.tables import Table, TableSource, open_tables
+from ptqc.calibrate.tables import Table, TableSource, open_tables, table_layout
 from ptqc.core.errors import DataError, quoted
 from ptqc.core.types import Array
 
@@ -34,7 +35,7 @@ def open_items(data: Any, specs: Sequence[InputSpec], limit: int | None) -> Tabl
             del table
         return open_tables(name, specs, lambda: item_tables(data, specs, limit, {}), limit, tuple(notes))
     notes = {}
-    spool = Spool.of(item_tables(read_items(data), specs, limit, notes), specs)
+    spool = Spool.of(item_tables(read_items(data), specs, limit, notes), specs, limit)
     return open_tables(name, specs, spool.tables, limit, tuple(notes))
 
 
@@ -93,7 +94,7 @@ def _as_array(value: Any, where: str) -> Array:
     return array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Spool:
     """Tables in a temporary file without a name, which goes away with the object."""
 
@@ -102,32 +103,24 @@ class Spool:
     count: int
     labelled: bool
 
-    def __del__(self) -> None:
-        self.file.close()
-
     @classmethod
-    def of(cls, tables: Iterable[Table], specs: Sequence[InputSpec]) -> "Spool":
-        """Copies all tables, one in memory at a time. DataError where the temporary folder is full."""
-        file = tempfile.TemporaryFile(prefix="ptqc-")  # noqa: SIM115 (lives as long as the spool)
-        count, labelled = 0, False
-        for table in tables:
-            if count and (table.labels is not None) != labelled:
-                raise DataError("some of the items have labels and others have none", where=table.where)
-            labelled = table.labels is not None
-            count += 1
-            try:
-                for spec in specs:
-                    _write(file, _whole(table.arrays[spec.name]))
-                if table.labels is not None:
-                    _write(file, table.labels)
-            except OSError as error:
-                raise DataError(
-                    "the data cannot be copied to a temporary file, which is needed to read it twice",
-                    where=tempfile.gettempdir(),
-                    why=str(error.strerror or error),
-                    fix="make room there, or set TMPDIR to another folder",
-                ) from error
-        return cls(file, specs, count, labelled)
+    def of(cls, tables: Iterable[Table], specs: Sequence[InputSpec], limit: int | None) -> "Spool":
+        """Copies tables until ``limit`` samples are reached, one in memory at a time.
+
+        Raises DataError for tables that do not fit, and where the temporary folder is full or cannot be written.
+        """
+        try:
+            file = tempfile.TemporaryFile(prefix="ptqc-")  # noqa: SIM115 (lives as long as the spool)
+        except OSError as error:
+            raise _unspoolable(error) from error
+        try:
+            count, labelled = _spool(file, tables, specs, limit)
+        except BaseException:
+            file.close()
+            raise
+        spool = cls(file, specs, count, labelled)
+        weakref.finalize(spool, file.close)
+        return spool
 
     def tables(self) -> Iterator[Table]:
         """The tables again, in the same order; their arrays are read from the file when asked for."""
@@ -175,6 +168,35 @@ class _SeekingReader:
         values = StreamReader(self.rows.file, self.rows.shape, self.rows.dtype, self.rows.where).read(rows)
         self.at = self.rows.file.tell()
         return values
+
+
+def _spool(file: IO[bytes], tables: Iterable[Table], specs: Sequence[InputSpec], limit: int | None) -> tuple[int, bool]:
+    """Number of tables written, and whether they have labels."""
+    count, samples, labelled = 0, 0, False
+    for table in tables:
+        if count and (table.labels is not None) != labelled:
+            raise DataError("some of the items have labels and others have none", where=table.where)
+        labelled = table.labels is not None
+        layout = table_layout(specs, table)
+        arrays = [_whole(table.arrays[spec.name]) for spec in specs]
+        try:
+            for array in arrays if table.labels is None else [*arrays, table.labels]:
+                _write(file, array)
+            file.flush()
+        except OSError as error:
+            raise _unspoolable(error) from error
+        count, samples = count + 1, samples + layout.calls * layout.samples
+        if limit is not None and samples >= limit:
+            break
+    return count, labelled
+
+
+def _unspoolable(error: OSError) -> DataError:
+    return DataError(
+        "the data cannot be copied to a temporary file, which is needed to read it twice",
+        why=str(error.strerror or error),
+        fix="make room in the temporary folder, or set TMPDIR to another one",
+    )
 
 
 def _write(file: IO[bytes], array: Array) -> None:

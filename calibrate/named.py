@@ -1,5 +1,6 @@
 """Matching the names in a data set with the inputs of a model, and checking labels."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,9 +49,9 @@ def named_table(
 
 
 def read_all(rows: Rows, where: str) -> Array:
-    """All of an array that is small by nature, such as labels. DataError for more than 1 GiB."""
-    if int(np.prod(rows.shape)) * rows.dtype.itemsize > 1 << 30:
-        raise DataError("the labels are larger than 1 GiB", where=where)
+    """All of an array that is small by nature, such as labels. DataError for more than 256 MiB."""
+    if math.prod(rows.shape) * rows.dtype.itemsize > 256 << 20:
+        raise DataError("the labels are larger than 256 MiB", where=where)
     with rows.open() as reader:
         return np.asarray(reader.read(rows.shape[0] if rows.shape else 1))
 

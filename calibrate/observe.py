@@ -110,12 +110,16 @@ class _Observed:
 def selection_step(count: int) -> int:
     """Distance between the values that the histogram sees of a sample with ``count`` values.
 
-    It has no divisor in common with ``count``, so that the selection does not run along one row or channel.
+    It has no divisor in common with ``count``, so that the selection does not run along one row or channel, and is
+    otherwise as near as possible to what gives SELECTED values.
     """
-    step = -(-count // SELECTED)
-    while math.gcd(step, count) != 1:
-        step += 1
-    return step
+    wanted = -(-count // SELECTED)
+    distance = 0
+    while True:
+        for step in (wanted - distance, wanted + distance):
+            if 2 * step >= wanted and math.gcd(step, count) == 1:
+                return step
+        distance += 1
 
 
 def _moments(values: Array) -> tuple[float, float]:

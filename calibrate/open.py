@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ptqc.calibrate.arrays import MemoryRows, open_npy, open_npz
-from ptqc.calibrate.images import as_pixels, is_image, list_names, open_images
+from ptqc.calibrate.images import is_image, list_names, open_images
 from ptqc.calibrate.items import item_arrays, open_items
 from ptqc.calibrate.labels import with_labels
 from ptqc.calibrate.named import named_table
+from ptqc.calibrate.pixels import as_pixels
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.protos import open_protos
 from ptqc.calibrate.source import InputSpec, Source
@@ -62,7 +63,12 @@ def open_source(
                 "preprocessing applies to images in files", fix="prepare the arrays before handing them over"
             )
         return _labelled(open_items(data, specs, limit), labels, limit)
-    path = Path(data)
+    return _open_path(Path(data), specs, steps, labels, limit)
+
+
+def _open_path(
+    path: Path, specs: tuple[InputSpec, ...], steps: Preprocessing | None, labels: Any, limit: int | None
+) -> Source:
     try:
         path.stat()
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ptqc.calibrate.convert import is_float
 from ptqc.calibrate.source import InputSpec
 from ptqc.core.errors import DataError, OptionError, nearest, quoted
 from ptqc.core.types import Array
@@ -167,8 +168,8 @@ def completed(steps: Preprocessing | None, spec: InputSpec) -> tuple[Preprocessi
         raise DataError(f"the input {quoted(spec.name)} takes {spec}, which does not fit color={done.color}")
     if done.scale is None:
         large = max(map(abs, (*given.mean, *given.std))) > 2
-        done = replace(done, scale=1.0 if large or spec.dtype.kind != "f" else 255.0)
-    if steps is None and spec.dtype.kind == "f":
+        done = replace(done, scale=1.0 if large or not is_float(spec.dtype) else 255.0)
+    if steps is None and is_float(spec.dtype):
         notes.append("no preprocessing was given: pixels were divided by 255, without mean and std")
     wanted = given.crop or (given.resize if given.resize_mode == "exact" else None)
     height, width = size
@@ -185,7 +186,7 @@ def completed(steps: Preprocessing | None, spec: InputSpec) -> tuple[Preprocessi
                 f"the preprocessing gives {wanted[0]}x{wanted[1]} pixels, the input {quoted(spec.name)} takes {spec}",
                 fix=f"use crop={height}x{width}",
             )
-    if spec.dtype.kind != "f" and (set(done.mean) != {0.0} or set(done.std) != {1.0} or done.scale != 1.0):
+    if not is_float(spec.dtype) and (set(done.mean) != {0.0} or set(done.std) != {1.0} or done.scale != 1.0):
         raise DataError(f"the input {quoted(spec.name)} takes {spec.dtype} pixels", fix="leave out mean, std and scale")
     count = 1 if done.color == "GRAY" else 3
     for name, values in (("mean", done.mean), ("std", done.std)):
@@ -216,6 +217,12 @@ def _image_shape(
 def final_size(steps: Preprocessing, size: Size) -> Size:
     """(height, width) after resizing and cropping an image of ``size``."""
     return steps.crop or _resized(steps, size)
+
+
+def final_shape(steps: Preprocessing, size: Size) -> tuple[int, int, int]:
+    """Shape of one image of (height, width) ``size`` in the layout and channels of ``steps``."""
+    channels = 1 if steps.color == "GRAY" else 3
+    return (channels, *size) if steps.layout == "NCHW" else (*size, channels)
 
 
 def _resized(steps: Preprocessing, size: Size) -> Size:

@@ -5,6 +5,7 @@ import struct
 import zipfile
 import zlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,10 +79,31 @@ def test_numbered_class_folders_are_their_labels(tmp_path):
 def test_label_files(tmp_path, store):
     files = {"b.png": png(2), "sub/a.png": png(1), "labels.csv": b"file,label,extra\nb.png,7,x\na.png,5,y\n"}
     assert read(open_source(store(tmp_path, files), SPEC, preprocessing=RAW)) == ([2, 1], [7, 5])
+    files["sub/labels.csv"] = files.pop("labels.csv")
+    (tmp_path / "labels.csv").unlink(missing_ok=True)
+    assert read(open_source(store(tmp_path, files), SPEC, preprocessing=RAW))[1] == [7, 5]
+    (tmp_path / "sub" / "labels.csv").unlink(missing_ok=True)
+    del files["sub/labels.csv"]
     files["labels.csv"] = b"file,label\nb.png,7\n"
     assert "there is no label for" in refusal(store(tmp_path, files))
     files["labels.csv"] = b"name,label\nb.png,7\n"
     assert "lacks the columns" in refusal(store(tmp_path, files))
+
+
+def test_a_label_file_beside_the_archive(tmp_path):
+    file = archive(tmp_path, {"b.png": png(2), "a.png": png(1)})
+    (tmp_path / "labels.csv").write_text("file,label\nb.png,7\na.png,5\n")
+    source = open_source(file, SPEC, preprocessing=RAW)
+    assert read(source)[1] == [5, 7]
+    assert "labels were taken from" in source.notes[0]
+
+
+def test_half_precision_models_take_images(tmp_path):
+    file = archive(tmp_path, {"a.png": png(51)})
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        (batch,) = open_source(file, [InputSpec("x", np.dtype(dtype), (1, 3, 4, 4))], preprocessing="crop=4").batches(1)
+        assert batch.feeds["x"].dtype == dtype
+        assert batch.feeds["x"][0, 0, 0, 0] == dtype(0.2)
 
 
 def test_labels_given_apart(tmp_path):

@@ -43,6 +43,33 @@ def test_an_endless_generator_with_a_limit():
     assert len(open_source(endless(), ONE, limit=5)) == 5
 
 
+def test_no_more_is_read_than_the_limit_asks_for():
+    given = []
+
+    def counted():
+        for _ in range(100):
+            given.append(1)
+            yield {"x": np.zeros((4, 2), np.float32)}
+
+    assert len(open_source(counted(), ONE, limit=10)) == 10
+    assert len(given) == 3
+
+
+def test_an_item_that_does_not_fit_stops_the_reading():
+    def endless():
+        while True:
+            yield {"x": np.zeros((1, 3), np.float32)}
+
+    with pytest.raises(DataError, match="item 0 of the data.*the model takes"):
+        open_source(endless(), ONE)
+
+
+def test_no_temporary_folder(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(DataError, match="set TMPDIR"):
+        open_source(items(1), ONE)
+
+
 class Reader:
     """Like onnxruntime's CalibrationDataReader."""
 
