@@ -19,7 +19,7 @@ from ptqc.report.alone import LayersAlone
 from ptqc.report.estimates import decibels
 from ptqc.report.metrics import powers
 
-MAX_HELD_ELEMENTS = 8 << 20  # of the float model's tensors at a time; some four times that in all
+MAX_HELD_ELEMENTS = 4 << 20  # of the float model's tensors at a time; some four times that in all
 MAX_BATCH = 16
 
 Progress = Callable[[str, int, int], None]

@@ -11,6 +11,7 @@ from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import ModelError, OptionError, nearest, quoted
 from ptqc.core.types import Array
 from ptqc.execute.runtime import create_session, run_session, session_of
+from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.report.metrics import Agreement, Cosine, Figure, Metric, Observation, Sqnr, TopK
 from ptqc.report.user_metric import FunctionMetric, load_function
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 NAMES = ("top1", "top5", "agreement", "sqnr", "cosine")
-BATCH = 16
+MAX_BATCH = 16
+MAX_TENSOR_BYTES = 8 << 20  # the largest tensor of a batch; the runtime holds a few of that size
 
 Model = ir.Model | bytes | Path
 Progress = Callable[[str, int, int], None]
@@ -67,9 +69,10 @@ def evaluate(
         ModelError: for models that the runtime refuses, or with other outputs than the reference.
     """
     chosen = {name: make_metric(name, seed) for name in (NAMES if metrics is None else metrics)}
+    size = batch_size(model)
     session = open_session(model, threads)
     reference_session = None if reference is None else open_session(reference, threads)
-    for batch in source.batches(BATCH):
+    for batch in source.batches(size):
         outputs = run(session, batch)
         expected = None if reference_session is None else run(reference_session, batch)
         if expected is not None:
@@ -95,6 +98,14 @@ def _applicable(chosen: dict[str, Metric], seen: Observation, named: bool) -> di
                 fix="give what it needs, or choose another metric (sqnr fits every model with a reference)",
             )
     return {name: metric for name, metric in chosen.items() if obstacles[name] is None}
+
+
+def batch_size(model: Model) -> int:
+    """How many samples to run at a time, so that memory stays bounded; 4 where the graph is not at hand."""
+    if not isinstance(model, ir.Model):
+        return 4
+    largest = max((elements(shape) for shape in concrete_shapes(model).values()), default=1)
+    return max(1, min(MAX_BATCH, MAX_TENSOR_BYTES // (4 * max(largest, 1))))
 
 
 def open_session(model: Model, threads: int) -> "ort.InferenceSession":
