@@ -8,7 +8,7 @@ depthwise convolutions need channels in sixteens. Nanoseconds per output pixel, 
 ==================  ====  ====  ====  ====  ====  ====  ====
 channels               6     8    12    16    24    30    32
 3x3 measured          34    31    36    21    42    81    52
-3x3 modelled          25    26    34    21    46    96    60
+3x3 modelled          24    26    34    20    46    96    60
 1x1 measured          15    11    14     6     9    27    11
 1x1 modelled          12    13    15     4    10    28    11
 depthwise measured    60    21    48    16    30    79    21
