@@ -137,10 +137,8 @@ def _fusion_info(fusion: FusionReport) -> FusionInfo:
 
 def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerInfo, ...]:
     canonical, samples = run.loaded.model, FirstSamples(run.source, LAYER_SAMPLES)
-    errors = {}
-    if run.options.format == "qdq":
-        comparison = compare(canonical, run.compiled, samples, LAYER_SAMPLES, run.options.threads, progress)
-        errors = {layer.name: layer for layer in comparison.layers}
+    comparison = compare(canonical, run.compiled, samples, LAYER_SAMPLES, run.options.threads, progress)
+    errors = {layer.name: layer for layer in comparison.layers}
     costs, integer = {cost.name: cost for cost in node_costs(canonical)}, frozenset(fusion.integer_names)
     rows = []
     for node in canonical.graph:
