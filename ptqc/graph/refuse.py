@@ -48,6 +48,7 @@ _WEIGHTED = frozenset(
         "RMSNormalization",
     }
 )
+_MOVING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _CHUNK = 1 << 22  # elements tested at a time, so that mapped weights are not all in memory
 
 
@@ -80,7 +81,7 @@ def refuse_not_finite(model: ir.Model) -> None:
             if tensor is None or not tensor.dtype.is_floating_point():
                 continue
             nans, infinities = _not_finite(tensor.numpy())
-            reader = next((node for node in consumers(value) if is_op(node, *_WEIGHTED)), None)
+            reader = _weighted_reader(value) if nans or infinities else None
             if nans or (infinities and reader is not None):
                 first = reader or next(iter(consumers(value)), None)
                 kind = " and ".join(filter(None, (f"{nans} NaN" * bool(nans), f"{infinities} Inf" * bool(infinities))))
@@ -91,6 +92,18 @@ def refuse_not_finite(model: ir.Model) -> None:
                     why="no scale fits values that are no numbers",
                     fix="train or export the model again",
                 )
+
+
+def _weighted_reader(value: ir.Value) -> ir.Node | None:
+    """The first node that multiplies by the constant, directly or after it was only moved."""
+    waiting = [value]
+    while waiting:
+        for node in consumers(waiting.pop()):
+            if is_op(node, *_WEIGHTED):
+                return node
+            if is_op(node, *_MOVING):
+                waiting.extend(node.outputs)
+    return None
 
 
 def _not_finite(values: Array) -> tuple[int, int]:

@@ -14,12 +14,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ptqc.core.errors import OutputError, quoted
 from ptqc.graph.files import discard, replace_together, resolved, temporary_file
+from ptqc.graph.read import PROTOBUF_LIMIT
 from ptqc.graph.refuse import METADATA_VERSION
 from ptqc.graph.walk import graphs
 
 INLINE_LIMIT = 1_800_000_000  # bytes of constants in one file; protobuf ends at 2 GiB
 _INLINE_TENSOR = 1024  # smaller constants stay in the model file: shapes and axes must be there
 _ALIGNMENT = 64  # bytes, so that mapped arrays are aligned
+_LARGEST_WITHOUT_WEIGHTS = 1 << 28  # bytes of a model file whose weights lie elsewhere, generously
 _PIECE = 1 << 24  # bytes written at a time
 
 
@@ -160,7 +162,7 @@ def written_by_ptqc(path: Path) -> bool:
 
 def _own_data_files(path: Path) -> tuple[Path, ...]:
     """Data files that a model of ours at ``path`` uses and that are named as save_model names them."""
-    proto = _parsed(path)
+    proto = _parsed(path, limit=_LARGEST_WITHOUT_WEIGHTS)
     if proto is None:
         return ()
     own = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{12}\.onnx_data")
@@ -173,9 +175,9 @@ def _own_data_files(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(name) for name in sorted(locations))
 
 
-def _parsed(path: Path) -> onnx.ModelProto | None:
+def _parsed(path: Path, limit: int = PROTOBUF_LIMIT) -> onnx.ModelProto | None:
     try:
-        if not path.is_file():
+        if not path.is_file() or path.stat().st_size > limit:
             return None
         proto = onnx.ModelProto()
         proto.ParseFromString(path.read_bytes())

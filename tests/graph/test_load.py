@@ -475,6 +475,16 @@ def test_weights_that_are_no_numbers(bad: float, text: str) -> None:
         load_model(model)
 
 
+def test_infinite_weights_behind_a_transpose() -> None:
+    model = text_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2,4] x) => (float[2,3] y) { t = Transpose (w)  y = MatMul (x, t) }""",
+        {"w": np.full((3, 4), np.inf, np.float32)},
+    )
+    with pytest.raises(ModelError, match="tensor 'w', read by MatMul 'MatMul': the weights hold 12 Inf"):
+        load_model(model)
+
+
 def test_infinite_masks_and_bounds_are_allowed() -> None:
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
