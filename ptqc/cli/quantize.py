@@ -110,6 +110,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def command(model: Path, target: str, console: Console, **options: Any) -> None:
     """Quantize MODEL: calibrate on sample inputs, write the integer model, report what was measured."""
     from ptqc.graph.save import check_output_path
+    from ptqc.report.evaluate import make_metric
     from ptqc.report.gates import Gates, gate_failure
     from ptqc.targets.registry import find_target
 
@@ -120,6 +121,11 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
         raise OptionError("--min-speedup contradicts --no-measure", fix="leave out one of them")
     output = output or model.with_name(f"{model.name.removesuffix('.onnx')}.{target}.onnx")
     find_target(target)
+    if options["metric"] is not None:
+        make_metric(options["metric"])  # an unknown one is said now, not after the work
+        if options["metric"] in ("agreement", "sqnr", "cosine"):
+            why = "it compares with the float model, and is reported anyway"
+            raise OptionError(f"--metric {options['metric']} is no accuracy", why=why, fix="see --min-sqnr")
     if not model.exists():
         raise ModelError("there is no such file", where=quoted(model), fix="check the path of the model")
     check_output_path(output, (model,), force=force)

@@ -119,6 +119,8 @@ class TopK:
         """Needs labels and class scores."""
         if seen.labels is None:
             return f"top{self.k} needs labels, and the data has none"
+        if seen.labels.ndim != 1 or seen.labels.dtype.kind not in "iu":
+            return f"top{self.k} needs one class number as the label of each sample"
         scores = class_scores(seen.outputs, seen.samples)
         if scores is not None and scores.shape[1] <= self.k:
             return f"top{self.k} is always right with {scores.shape[1]} classes"

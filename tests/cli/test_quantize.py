@@ -167,6 +167,9 @@ def test_keep_failed_writes_the_output(ptqc, calls, net):
         (["--report", "no/out.json"], "no such folder"),
         (["--max-drop", "much"], "--max-drop 'much' cannot be read"),
         (["--no-measure", "--min-speedup", "1"], "--min-speedup contradicts --no-measure"),
+        (["--metric", "sqnr"], "--metric sqnr is no accuracy"),
+        (["--metric", "top3"], "there is no metric 'top3'"),
+        (["--metric", "no_such_module_here:f"], "cannot be loaded"),
         (["--precision", "a*=w9b"], "'w9b' is no precision"),
     ],
 )

@@ -70,6 +70,11 @@ def test_label_outside_the_classes_is_named():
         TopK(1).update(observe([[1, 2, 3]], labels=[7]))
 
 
+@pytest.mark.parametrize("labels", [[[0, 1]], [0.5]])
+def test_labels_that_are_no_classes_are_an_obstacle(labels):
+    assert "one class number" in TopK(1).obstacle(observe([[1, 2, 3]], labels=labels))
+
+
 def test_agreement_is_of_the_top_class():
     metric = Agreement()
     metric.update(observe([[1, 2], [2, 1]], [[0, 9], [0, 9]]))
