@@ -120,7 +120,7 @@ def images_detail(records: Record) -> str:
     return table(heads, rows)
 
 
-COSTS = ("size", "MACs integer", "float nodes", "s", "MB")
+COSTS = ("size", "MACs integer", "float nodes", "s", "CPU s", "MB")
 
 
 def costs(found: Record) -> list[str]:
@@ -130,6 +130,7 @@ def costs(found: Record) -> list[str]:
         f"{found['integer_macs']:.0%}",
         str(len(found["islands"])),
         f"{found['seconds']:.0f}",
+        f"{found['cpu_seconds']:.0f}" if "cpu_seconds" in found else "",
         f"{found['peak_mb']:.0f}",
     ]
 

@@ -43,7 +43,7 @@ class Job:
 def run_job(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Runs ``job`` in a fresh process without ptqc's cache.
 
-    Returns its result (``seconds``, ``peak_mb`` and what the tool reports), or ``refused`` with ptqc's message, or
+    Returns its result (``seconds``, ``cpu_seconds``, ``peak_mb`` and what the tool reports), or ``refused`` with ptqc's message, or
     ``failed`` with the last line of the traceback.
     """
     with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
@@ -70,7 +70,9 @@ def main(text: str) -> None:
         result = {"ptqc": quantize_ptqc, "onnxruntime": quantize_onnxruntime}[job.tool](job)
     except PtqcError as error:
         result = {"refused": str(error)}
-    result |= {"seconds": time.perf_counter() - start, "peak_mb": peak_megabytes()}
+    # The processor's seconds say more on a machine that has other work to do.
+    times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time()}
+    result |= {**times, "peak_mb": peak_megabytes()}
     print(json.dumps(result))
 
 
