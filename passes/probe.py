@@ -102,6 +102,9 @@ def make_probe(model: ir.Model, seed: int = 0) -> Probe:
             return Probe({}, {}, skipped=str(error))
         try:
             outputs = evaluate(model, feeds)
+            if sum(array.size for array in outputs.values()) > MAX_ELEMENTS:
+                reason = "its outputs are too large"
+                continue
             return Probe(feeds, outputs, _noise(model, feeds, outputs))
         except PassError as error:
             reason = error.why
@@ -194,7 +197,7 @@ def difference(before: Probe, after: Outputs, numerics: Numerics) -> str | None:
 
 def _refusals() -> tuple[type[Exception], ...]:
     """What a session raises for a model or inputs that it does not accept."""
-    return (ModelError, *runtime_errors())
+    return (ModelError, RuntimeError, *runtime_errors())
 
 
 def _reason(error: Exception) -> str:
@@ -225,6 +228,8 @@ def _probe_input(value: ir.Value, sizes: Mapping[str | None, int], bound: int, r
     """ValueError says why an input of this type cannot be made up."""
     if value.dtype is None or value.shape is None or not isinstance(value.type, ir.TensorType):
         raise ValueError(f"input '{value.name}' has no tensor type")
+    if value.dtype == ir.DataType.STRING or not value.dtype.numpy().isbuiltin:
+        raise ValueError(f"input '{value.name}' is of type {value.dtype.name}")
     shape = [dim if isinstance(dim, int) else sizes[dim.value] for dim in value.shape]
     if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
         raise ValueError(f"input '{value.name}' has too many elements")

@@ -194,5 +194,5 @@ def _attribute_fits(node: ir.Node, name: str, wanted: Any) -> bool:
     if callable(wanted):
         return bool(wanted(value))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return list(value) == list(wanted)
+        return wanted is not None and list(value) == list(wanted)
     return bool(value == wanted)

@@ -148,7 +148,7 @@ def test_exporters_of_pytorch_agree(make: Callable[[], Any], shape: tuple[int, .
 
 
 class TensorFlowLike:
-    """Writes the graph as tf2onnx does: layout [N, H, W, C], Transposes around convolutions, BatchNorm as Mul and Add."""
+    """Writes the graph as tf2onnx does: [N, H, W, C], Transposes around convolutions, BatchNorm as Mul and Add."""
 
     def __init__(self, net: Any) -> None:
         self.weights = {name: value.numpy() for name, value in net.state_dict().items()}

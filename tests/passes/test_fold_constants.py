@@ -60,7 +60,8 @@ def test_quantized_weights_stay() -> None:
 
 
 def test_a_node_that_cannot_be_computed_is_refused() -> None:
-    text = "g (float[3] x) => (float[3] y) <float[4] a = {1,2,3,4}, int64[1] t = {3}> { r = Reshape (a, t) y = Add (x, r) }"
+    constants = "float[4] a = {1,2,3,4}, int64[1] t = {3}"
+    text = f"g (float[3] x) => (float[3] y) <{constants}> {{ r = Reshape (a, t) y = Add (x, r) }}"
     model = as_written(text)
     result = FoldConstants().run(model, PassContext())
     assert result.count == 0
