@@ -14,13 +14,14 @@ from ptqc import __version__
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
-from ptqc.core.errors import DataError
+from ptqc.core.errors import DataError, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
 from ptqc.passes.fold_batchnorm import METADATA_KEY as BATCHNORM_KEY
+from ptqc.prefer import keep_slow_in_float
 from ptqc.report.measure import Run, measure
 from ptqc.report.report import Report
 from ptqc.targets.registry import find_target
@@ -83,6 +84,8 @@ def quantize(
     Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md.
     """
     options = options or QuantizeOptions()
+    if options.prefer == "latency" and options.no_measure:
+        raise OptionError("--prefer latency contradicts --no-measure", fix="leave out one of them")
     shown = progress or (lambda stage, done, total: None)
     description, watch = find_target(target), Stopwatch()
     loaded = import_model(model)
@@ -92,7 +95,12 @@ def quantize(
     watch.lap("import")
     passes = canonicalise(loaded.model, description, options)
     watch.lap("canonicalise")
-    compiled = compile_graph(loaded.model, description, source, restrictions_of(options), options, shown)
+    restrictions = restrictions_of(options)
+    if options.prefer == "latency":
+        feeds = next(iter(source.batches(1))).feeds
+        restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
+        watch.lap("time layers")
+    compiled = compile_graph(loaded.model, description, source, restrictions, options, shown)
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
     held_out = options.eval_data is not None
