@@ -7,11 +7,14 @@ from typing import Any
 import onnx_ir as ir
 
 from ptqc import __version__
+from ptqc.allocate.dynamic import choose_dynamic, product_inputs
 from ptqc.allocate.groups import Group, make_groups
 from ptqc.allocate.place import Placement, place
 from ptqc.allocate.plan import make_plan
 from ptqc.allocate.restrict import Restrictions
+from ptqc.allocate.smooth import smooth
 from ptqc.calibrate.first import FirstSamples
+from ptqc.calibrate.products import collect_rows
 from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, observe
 from ptqc.calibrate.source import Source
 from ptqc.core.errors import ModelError
@@ -81,6 +84,14 @@ def compile_graph(
     """
     placement = place(canonical, target, restrictions)
     _refuse_nothing(canonical, placement)
+    reference, weights = canonical, weight_type(target, options)
+    canonical, smoothing = smooth(
+        canonical, placement, source, weights, PassContext(target.name), options.threads, options.check_passes
+    )
+    if smoothing:
+        placement = place(canonical, target, restrictions)
+    inputs = product_inputs(canonical, placement) if restrictions.activations == "auto" else ()
+    rows = collect_rows(canonical, inputs, source, options.threads)
     groups = make_groups(canonical, placement)
     requests = [group.request for group in groups]
     statistics = observe(canonical, requests, source, options.threads, lambda d, t: progress("observe", d, t))
@@ -91,10 +102,17 @@ def compile_graph(
         ranges = find_ranges(
             canonical, requests, statistics, source, chosen, options.threads, lambda d, t: progress("ranges", d, t)
         )
-        compiled = _lower_ranges(canonical, target, source, placement, groups, ranges, chosen, options)
+        dynamic = choose_dynamic(canonical, inputs, rows, ranges, weights)
+        mixed, mixed_groups = placement, groups
+        if dynamic:
+            nodes = restrictions.dynamic_nodes | dynamic
+            mixed = place(canonical, target, replace(restrictions, dynamic_nodes=nodes))
+            mixed_groups = make_groups(canonical, mixed)
+        compiled = _lower_ranges(canonical, target, source, mixed, mixed_groups, ranges, chosen, options)
+        compiled = replace(compiled, passes=(*smoothing, *compiled.passes))
         if len(methods) > 1:
             head = FirstSamples(source, AUTO_SAMPLES)
-            figures = evaluate(compiled.model, head, ("sqnr",), canonical, options.threads)
+            figures = evaluate(compiled.model, head, ("sqnr",), reference, options.threads)
             compiled = replace(compiled, sqnr_db=figures[0].estimate.value)
         tried.append(compiled)
     return max(tried, key=lambda compiled: compiled.sqnr_db or 0.0)
