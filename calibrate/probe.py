@@ -13,7 +13,7 @@ from ptqc.graph.walk import is_constant
 
 SCALE, ZERO_POINT, REFERENCE, ERROR = "ptqc_scale", "ptqc_zero_point", "_ptqc_reference", "_ptqc_error"
 # The probed tensor is rounded exactly as written; nothing is to become integer here.
-AS_WRITTEN = (("session.disable_quant_qdq", "1"),)
+AS_WRITTEN = (("session.disable_quant_qdq", "1"), ("session.intra_op.allow_spinning", "0"))
 
 
 class ConsumerProbe:
@@ -36,7 +36,8 @@ class ConsumerProbe:
         self._others = tuple(v.name or "" for v in others)
         self.needs = tuple(dict.fromkeys((request.tensor, *self._others, *self.judged)))
         builder = _Builder(request.tensor, frozenset(others))
-        self._session = session_of(builder.build(model, nodes, self.judged), threads, config=AS_WRITTEN)
+        # Some sixty such sessions live at a time: their arenas would hold a batch of all tensors several times over.
+        self._session = session_of(builder.build(model, nodes, self.judged), threads, config=AS_WRITTEN, arena=False)
 
     def errors(self, tensors: Mapping[str, Array], candidate: Range) -> Array:
         """Sums of squared differences to the float tensors that quantizing with ``candidate`` causes.

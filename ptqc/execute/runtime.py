@@ -51,6 +51,7 @@ def create_session(
     optimize: bool = True,
     config: Sequence[tuple[str, str]] = (),
     level: Level | None = None,
+    arena: bool = True,
 ) -> "ort.InferenceSession":
     """A CPU session.
 
@@ -61,6 +62,7 @@ def create_session(
         optimize: False switches every graph optimization off.
         config: session configuration entries.
         level: how far to optimize; overrides ``optimize``.
+        arena: keep the memory of a run for the next one, and plan it; False where many sessions live at a time.
 
     Raises:
         ModelError: the runtime does not accept the model.
@@ -70,6 +72,7 @@ def create_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = {
         "none": levels.ORT_DISABLE_ALL,
@@ -99,6 +102,7 @@ def session_of(
     optimized_path: Path | None = None,
     config: Sequence[tuple[str, str]] = (),
     level: Level = "all",
+    arena: bool = True,
 ) -> "ort.InferenceSession":
     """A CPU session of a model in memory; weights that are external or too large go through a temporary file.
 
@@ -108,12 +112,12 @@ def session_of(
     tensors = list(_weights(model))
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not external and sum(tensor.nbytes for tensor in tensors) < LARGEST_MESSAGE_BYTES:
-        return create_session(ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level)
+        return create_session(ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level, arena)
     # onnxruntime maps the file, and a mapped file outlives its name.
     with tempfile.TemporaryDirectory(prefix="ptqc-") as folder:
         path = Path(folder, "model.onnx")
         ir.save(model, path, external_data="model.data")
-        return create_session(path, threads, optimized_path, True, config, level)
+        return create_session(path, threads, optimized_path, True, config, level, arena)
 
 
 def run_session(session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
