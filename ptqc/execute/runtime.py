@@ -112,7 +112,9 @@ def session_of(
     tensors = list(_weights(model))
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not external and sum(tensor.nbytes for tensor in tensors) < LARGEST_MESSAGE_BYTES:
-        return create_session(ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level, arena)
+        return create_session(
+            ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level, arena
+        )
     # onnxruntime maps the file, and a mapped file outlives its name.
     with tempfile.TemporaryDirectory(prefix="ptqc-") as folder:
         path = Path(folder, "model.onnx")
