@@ -22,7 +22,7 @@ BATCH_BYTES = 64 << 20
 # How many samples: as many as have about so many bytes of tensors, within these limits. 64 small images or 16 of
 # 224 pixels gave the same ranges as more.
 FEWEST, MOST, ENOUGH_BYTES = 16, 64, 512 << 20
-LAGGING = 2.0  # candidates with so many times the least error cannot catch up
+LAGGING = 2.0  # narrower candidates with so many times the least error cannot catch up
 
 
 def consumer_error_ranges(
@@ -93,7 +93,11 @@ class _Search:
     ) -> None:
         self.observed = {r.tensor: r.bounded(*observed[r.tensor]) for r in requests}
         self.best = dict(self.observed)
-        searched = [r for r in requests if not r.full and self.observed[r.tensor][0] < self.observed[r.tensor][1]]
+        searched = [
+            r
+            for r in requests
+            if (r.direct or r.probe_outputs) and not r.full and self.observed[r.tensor][0] < self.observed[r.tensor][1]
+        ]
         self.probes = {r.tensor: ConsumerProbe(model, r, threads) for r in searched}
         names = [name for probe in self.probes.values() for name in probe.needs]
         self.runner = TensorRunner(model, list(dict.fromkeys(names)), threads)
@@ -129,7 +133,11 @@ class _Search:
 
 
 class _Contest:
-    """Candidates for one range; those far behind after the first batch drop out."""
+    """Candidates for one range; those far behind drop out.
+
+    Only narrower ones than the leader do: they clip whatever it clips. A wider one may be right when later samples
+    hold greater values, and where the batch is one sample, the first says little.
+    """
 
     def __init__(self, probe: ConsumerProbe, candidates: list[Range]) -> None:
         self.probe = probe
@@ -143,7 +151,12 @@ class _Contest:
         for index, candidate in enumerate(self.candidates):
             self.errors[index] += self.probe.errors(tensors, candidate)
         scores = self._scores()
-        kept = [index for index, score in enumerate(scores) if score <= LAGGING * min(scores)]
+        leader = self.candidates[int(np.argmin(scores))]
+        kept = [
+            index
+            for index, (score, (low, high)) in enumerate(zip(scores, self.candidates, strict=True))
+            if score <= LAGGING * min(scores) or low < leader[0] or high > leader[1]
+        ]
         self.candidates = [self.candidates[index] for index in kept]
         self.errors = [self.errors[index] for index in kept]
 
