@@ -57,7 +57,7 @@ class ConsumerProbe:
 
 
 class _Builder:
-    """Writes the model of one probe: quantize and dequantize, the copied consumers, one error for each judged tensor."""
+    """Writes the model of one probe: rounding, the copied consumers, one error for each judged tensor."""
 
     def __init__(self, tensor: str, others: frozenset[ir.Value]) -> None:
         self.tensor, self.others = tensor, others

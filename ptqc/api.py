@@ -106,6 +106,7 @@ def quantize(
     held_out = options.eval_data is not None
     run = Run(
         loaded=loaded,
+        canonical=compiled.canonical,
         original=original,
         compiled=compiled.model,
         plan=compiled.plan,

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
 
 from ptqc import __version__
 from ptqc.allocate.dynamic import choose_dynamic, product_inputs
-from ptqc.allocate.groups import Group, make_groups
+from ptqc.allocate.equalize import equalize
+from ptqc.allocate.groups import make_groups
 from ptqc.allocate.place import Placement, place
 from ptqc.allocate.plan import make_plan
 from ptqc.allocate.restrict import Restrictions
@@ -20,6 +22,7 @@ from ptqc.calibrate.source import Source
 from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.ranges import Range
 from ptqc.core.types import QuantType
 from ptqc.execute.latency import has_vnni
 from ptqc.passes.base import PassContext
@@ -31,13 +34,21 @@ from ptqc.targets.target import Target
 
 Progress = Callable[[str, int, int], None]
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
-AUTO_SAMPLES = 64  # on which the two are compared
+AUTO_SAMPLES = 64  # on which they are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One lowered graph with the plan that it came from; ``sqnr_db`` on calibration data where it was measured."""
+    """One lowered graph with what it came from.
 
+    Attributes:
+        canonical: the float graph that the plan belongs to.
+        model: the lowered graph.
+        passes: what ran between the canonical graph handed in and the lowered one.
+        sqnr_db: of ``model`` on calibration data, where it was measured.
+    """
+
+    canonical: ir.Model
     plan: QuantPlan
     model: ir.Model
     passes: tuple[PassResult, ...]
@@ -80,66 +91,76 @@ def compile_graph(
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
+    With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins.
+
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
     placement = place(canonical, target, restrictions)
     _refuse_nothing(canonical, placement)
-    reference, weights = canonical, weight_type(target, options)
-    canonical, smoothing = smooth(
-        canonical, placement, source, weights, PassContext(target.name), options.threads, options.check_passes
-    )
-    if smoothing:
-        placement = place(canonical, target, restrictions)
-    inputs = product_inputs(canonical, placement) if restrictions.activations == "auto" else ()
-    rows = collect_rows(canonical, inputs, source, options.threads)
-    groups = make_groups(canonical, placement)
-    requests = [group.request for group in groups]
-    statistics = observe(canonical, requests, source, options.threads, lambda d, t: progress("observe", d, t))
-    methods = AUTO_METHODS if options.calibration_method == "auto" and requests else (options.calibration_method,)
-    tried = []
-    for method in methods:
-        chosen = CONSUMER_ERROR if method == "auto" else method
-        ranges = find_ranges(
-            canonical, requests, statistics, source, chosen, options.threads, lambda d, t: progress("ranges", d, t)
-        )
-        dynamic = choose_dynamic(canonical, inputs, rows, ranges, weights)
-        mixed, mixed_groups = placement, groups
-        if dynamic:
-            nodes = restrictions.dynamic_nodes | dynamic
-            mixed = place(canonical, target, replace(restrictions, dynamic_nodes=nodes))
-            mixed_groups = make_groups(canonical, mixed)
-        compiled = _lower_ranges(canonical, target, source, mixed, mixed_groups, ranges, chosen, options)
-        compiled = replace(compiled, passes=(*smoothing, *compiled.passes))
-        if len(methods) > 1:
-            head = FirstSamples(source, AUTO_SAMPLES)
-            figures = evaluate(compiled.model, head, ("sqnr",), reference, options.threads)
-            compiled = replace(compiled, sqnr_db=figures[0].estimate.value)
-        tried.append(compiled)
-    return max(tried, key=lambda compiled: compiled.sqnr_db or 0.0)
-
-
-def _lower_ranges(
-    canonical: ir.Model,
-    target: Target,
-    source: Source,
-    placement: Placement,
-    groups: tuple[Group, ...],
-    ranges: Mapping[str, tuple[float, float]],
-    method: str,
-    options: QuantizeOptions,
-) -> Compiled:
     weights = weight_type(target, options)
-    provenance: dict[str, Any] = {
-        "ptqc": __version__,
-        "data": source.digest,
-        "samples": len(source),
-        "calibration-method": method,
-        "weights": str(weights),
-        "options": options.overrides(),
-    }
-    plan = make_plan(canonical, target.name, placement, groups, ranges, weights, provenance)
-    model, passes = lower(canonical, plan, target, options)
-    return Compiled(plan, model, passes)
+    compiler = _Compiler(target, source, restrictions, options, weights, progress)
+    context, check = PassContext(target.name), options.check_passes
+    smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
+    if options.calibration_method != "auto":
+        return compiler.compiled(smoothed, smoothing, (options.calibration_method,))[0]
+    tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
+    equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
+    if equalizing:
+        tried += compiler.compiled(equalized, (*smoothing, *equalizing), AUTO_METHODS[:1])
+    return max((compiler.judged(one, canonical) for one in tried), key=lambda one: one.sqnr_db or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    """What all the ways that are tried have in common."""
+
+    target: Target
+    source: Source
+    restrictions: Restrictions
+    options: QuantizeOptions
+    weights: QuantType
+    progress: Progress
+
+    def compiled(self, canonical: ir.Model, passes: tuple[PassResult, ...], methods: tuple[str, ...]) -> list[Compiled]:
+        """One result for each method of finding ranges; ``passes`` led to ``canonical``."""
+        threads = self.options.threads
+        placement = place(canonical, self.target, self.restrictions)
+        inputs = product_inputs(canonical, placement) if self.restrictions.activations == "auto" else ()
+        rows = collect_rows(canonical, inputs, self.source, threads)
+        requests = [group.request for group in make_groups(canonical, placement)]
+        statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"))
+        found = []
+        for method in methods:
+            search = partial(self.progress, "ranges")
+            ranges = find_ranges(canonical, requests, statistics, self.source, method, threads, search)
+            dynamic = choose_dynamic(canonical, inputs, rows, ranges, self.weights)
+            one = self._lowered(canonical, ranges, dynamic, method)
+            found.append(replace(one, passes=(*passes, *one.passes)))
+        return found
+
+    def _lowered(
+        self, canonical: ir.Model, ranges: Mapping[str, Range], dynamic: frozenset[str], method: str
+    ) -> Compiled:
+        nodes = self.restrictions.dynamic_nodes | dynamic
+        placement = place(canonical, self.target, replace(self.restrictions, dynamic_nodes=nodes))
+        provenance: dict[str, Any] = {
+            "ptqc": __version__,
+            "data": self.source.digest,
+            "samples": len(self.source),
+            "calibration-method": method,
+            "weights": str(self.weights),
+            "options": self.options.overrides(),
+        }
+        groups = make_groups(canonical, placement)
+        plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance)
+        model, passes = lower(canonical, plan, self.target, self.options)
+        return Compiled(canonical, plan, model, passes)
+
+    def judged(self, one: Compiled, reference: ir.Model) -> Compiled:
+        """``one`` with its SQNR on the first calibration samples."""
+        head = FirstSamples(self.source, AUTO_SAMPLES)
+        (figure,) = evaluate(one.model, head, ("sqnr",), reference, self.options.threads)
+        return replace(one, sqnr_db=figure.estimate.value)
 
 
 def lower(

@@ -45,7 +45,8 @@ class Run:
     """Everything that a finished compilation leaves behind.
 
     Attributes:
-        loaded: the input; ``loaded.model`` is the canonical float graph by now.
+        loaded: the input.
+        canonical: the float graph that the plan belongs to.
         original: the float model as loaded, before any pass.
         compiled: the lowered graph.
         source, judged: calibration samples, and those for the figures.
@@ -54,6 +55,7 @@ class Run:
     """
 
     loaded: LoadedModel
+    canonical: ir.Model
     original: ir.Model
     compiled: ir.Model
     plan: QuantPlan
@@ -136,7 +138,7 @@ def _fusion_info(fusion: FusionReport) -> FusionInfo:
 
 
 def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerInfo, ...]:
-    canonical, samples = run.loaded.model, FirstSamples(run.source, LAYER_SAMPLES)
+    canonical, samples = run.canonical, FirstSamples(run.source, LAYER_SAMPLES)
     comparison = compare(canonical, run.compiled, samples, LAYER_SAMPLES, run.options.threads, progress)
     errors = {layer.name: layer for layer in comparison.layers}
     costs, integer = {cost.name: cost for cost in node_costs(canonical)}, frozenset(fusion.integer_names)

@@ -1,0 +1,51 @@
+"""Factors that give the channels between convolutions equal ranges, from calibration data."""
+
+import numpy as np
+import onnx_ir as ir
+
+from ptqc.calibrate.observe import batch_size
+from ptqc.calibrate.source import Source
+from ptqc.core.types import Array
+from ptqc.execute.tensors import TensorRunner
+from ptqc.graph.chains import find_chains
+
+LEAST_FACTOR = 2.0**-10  # channels that hardly ever have a value are not blown up beyond this
+
+
+def equalizing_factors(model: ir.Model, source: Source, threads: int) -> dict[str, Array]:
+    """Factor of each channel by the name of a chain's result: its range over the widest, as a power of two.
+
+    Args:
+        model: canonical float graph.
+        source: calibration samples.
+
+    Returns:
+        Name -> float64 [C], each in LEAST_FACTOR..1; chains whose channels are all equal are left out.
+    """
+    chains = list(find_chains(model))
+    if not chains:
+        return {}
+    ranged = {chain.result.name or "": chain.ranged.name or "" for chain in chains}
+    names = tuple(dict.fromkeys(ranged.values()))
+    runner = TensorRunner(model, names, threads)
+    greatest: dict[str, Array] = {}
+    for batch in source.batches(batch_size(runner.run, names, source)):
+        for name, values in runner.run(batch.feeds).items():
+            channels = np.maximum(values.max(axis=_others(values)), -values.min(axis=_others(values)))
+            greatest[name] = np.maximum(greatest.get(name, channels), channels)
+    factors = {result: _powers(greatest[name].astype(np.float64)) for result, name in ranged.items()}
+    return {name: values for name, values in factors.items() if not (values == 1).all()}
+
+
+def _others(values: Array) -> tuple[int, ...]:
+    """Every axis but the channels'."""
+    return tuple(axis for axis in range(values.ndim) if axis != 1)
+
+
+def _powers(ranges: Array) -> Array:
+    widest = ranges.max(initial=0.0)
+    if not np.isfinite(widest) or widest <= 0:
+        return np.ones_like(ranges)
+    relative = np.maximum(ranges / widest, LEAST_FACTOR)
+    powers: Array = 2.0 ** np.round(np.log2(relative))
+    return powers
