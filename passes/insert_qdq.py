@@ -112,9 +112,9 @@ class _Writer:
         zero_point = params.zero_point.astype(params.type.storage)
         return scale, add_initializer(self.model, self.names.fresh(f"{name}_zero_point"), zero_point)
 
-    def _node(self, operator: str, name: str, inputs: list[ir.Value | None], out: str, **attributes: object) -> ir.Node:
+    def _node(self, operator: str, name: str, inputs: list[ir.Value | None], out: str, **attributes: int) -> ir.Node:
         output = ir.Value(name=self.names.fresh(out))
-        given = ir.convenience.convert_attributes({k: v for k, v in attributes.items()})  # type: ignore[misc]
+        given = [ir.AttrInt64(key, number) for key, number in attributes.items()]
         self.count += 1
         return ir.Node("", operator, inputs, given, outputs=[output], name=self.names.fresh(name))
 
@@ -129,7 +129,9 @@ class _Writer:
         """Puts a QuantizeLinear and a DequantizeLinear behind ``value``."""
         name = value.name or ""
         scale, zero_point = self._param_values(name, self.plan.tensors[name])
-        quantize = self._node("QuantizeLinear", f"{name}_QuantizeLinear", [value, scale, zero_point], f"{name}_quantized")
+        quantize = self._node(
+            "QuantizeLinear", f"{name}_QuantizeLinear", [value, scale, zero_point], f"{name}_quantized"
+        )
         codes = quantize.outputs[0]
         codes.shape, codes.type = value.shape, ir.TensorType(zero_point.dtype or ir.DataType.UINT8)
         dequantize = self._dequantize_node(name, codes, scale, zero_point, value)
@@ -305,7 +307,10 @@ class _Writer:
             )
         weight_scale = add_initializer(self.model, self.names.fresh(f"{name}_weight_scale"), np.asarray(params.scale))
         product = self._node(
-            "MatMulInteger", f"{name}_MatMulInteger", [codes, self.constants[weight_name], zero_point], f"{name}_product"
+            "MatMulInteger",
+            f"{name}_MatMulInteger",
+            [codes, self.constants[weight_name], zero_point],
+            f"{name}_product",
         )
         cast = self._node("Cast", f"{name}_Cast", [product.outputs[0]], f"{name}_cast", to=int(ir.DataType.FLOAT))
         factor = self._node("Mul", f"{name}_factor_Mul", [scale, weight_scale], f"{name}_factor")

@@ -5,14 +5,14 @@ has the same codes and another scale. So a group has one range, that of its firs
 factor on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from ptqc.allocate.place import Placement, clamp_bounds, is_activation
 from ptqc.core.plan import Form
-from ptqc.core.ranges import RangeRequest
+from ptqc.core.ranges import Range, RangeRequest
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import single_consumer
 from ptqc.targets.target import positive_factor
@@ -30,10 +30,12 @@ class Group:
     Attributes:
         request: what calibration is asked for; ``request.tensor`` is the first tensor of the group.
         factors: tensor -> its scale divided by that of the first.
+        holds: what the range must hold whatever calibration finds, as a Clip on the codes writes its bounds.
     """
 
     request: RangeRequest
     factors: Mapping[str, float]
+    holds: Range = (0.0, 0.0)
 
 
 class Grouper:
@@ -46,7 +48,7 @@ class Grouper:
 
     def run(self) -> tuple[Group, ...]:
         """All groups, in topological order of their first tensors."""
-        values = [v for v in self.graph.inputs] + [out for node in self.graph for out in node.outputs]
+        values = list(self.graph.inputs) + [out for node in self.graph for out in node.outputs]
         factors: dict[str, dict[str, float]] = {}
         root_of: dict[str, str] = {}
         by_name = {v.name or "": v for v in values}
@@ -59,7 +61,26 @@ class Grouper:
             root_of[name] = root
             members = factors.setdefault(root, {root: 1.0})
             members[name] = members[source or root] * factor
-        return tuple(Group(self._request(by_name[root], members), members) for root, members in factors.items())
+        return tuple(
+            Group(
+                self._request(by_name[root], members),
+                members,
+                self._holds([by_name[name] for name in members], members),
+            )
+            for root, members in factors.items()
+        )
+
+    def _holds(self, values: Iterable[ir.Value], factors: Mapping[str, float]) -> Range:
+        """Bounds of the clamps on codes that lie on one side of zero, in units of the first tensor."""
+        least, greatest = 0.0, 0.0
+        for value in values:
+            node = value.producer()
+            if node is None or node.op_type != "Clip" or self.plans[node.name or ""].form is not Form.CODES:
+                continue
+            low, high = clamp_bounds(node)
+            greatest = max(greatest, (low or 0.0) / factors[value.name or ""])
+            least = min(least, (0.0 if high is None else high) / factors[value.name or ""])
+        return least, greatest
 
     def _source(self, value: ir.Value) -> tuple[str | None, float]:
         """The tensor whose codes ``value`` shares, and the factor of its scale; None for fresh codes."""

@@ -177,7 +177,7 @@ class Placer:
         return node in self.bias_of or (self.role[node] is Role.CLAMP and self.absorbable(node))
 
     def _bare(self, value: ir.Value) -> bool:
-        """Whether ``value`` needs no codes: what a bias or an absorbed clamp reads, or the float result of a product."""
+        """Whether ``value`` needs no codes: what a bias or absorbed clamp reads, or the float result of a product."""
         reader = single_consumer(value)
         if reader is not None and self.integer(reader) and self._reads_accumulator(reader):
             return True

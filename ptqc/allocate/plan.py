@@ -24,9 +24,10 @@ def activation_params(groups: Iterable[Group], ranges: Mapping[str, Range]) -> d
     """uint8 parameters of every activation; ``ranges`` by the first tensor of each group."""
     tensors: dict[str, QuantParams] = {}
     for group in groups:
-        first = affine_params(*group.request.bounded(*ranges[group.request.tensor]), UINT8)
+        low, high = group.request.bounded(*ranges[group.request.tensor])
+        first = affine_params(min(low, group.holds[0]), max(high, group.holds[1]), UINT8)
         for name, factor in group.factors.items():
-            scale = first.scale if factor == 1.0 else np.float32(first.scale * np.float32(factor))
+            scale = np.asarray(first.scale * np.float32(factor))
             tensors[name] = QuantParams(UINT8, scale, first.zero_point)
     return tensors
 

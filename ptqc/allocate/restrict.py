@@ -1,4 +1,4 @@
-"""What the user forbids or demands of single nodes: ``--keep-float``, ``--precision``, ``--op-types``, ``--activations``."""
+"""What the user demands of single nodes: ``--keep-float``, ``--precision``, ``--op-types``, ``--activations``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -25,9 +25,9 @@ def affine_params(low: float, high: float, kind: QuantType) -> QuantParams:
     levels = kind.qmax - kind.qmin
     scale = np.float32((high - low) / levels)
     if scale < LEAST_SCALE:
-        return QuantParams(kind, np.float32(1), np.int64(max(kind.qmin, 0)))
+        return QuantParams(kind, np.asarray(1, np.float32), np.asarray(max(kind.qmin, 0)))
     zero_point = np.clip(np.rint(kind.qmin - low / np.float64(scale)), kind.qmin, kind.qmax)
-    return QuantParams(kind, scale, np.int64(zero_point))
+    return QuantParams(kind, np.asarray(scale), np.asarray(zero_point, np.int64))
 
 
 def symmetric_params(absmax: Array, kind: QuantType, axis: int | None, narrow: bool = True) -> QuantParams:
@@ -60,7 +60,8 @@ def quantize(values: Array, params: QuantParams) -> Array:
     scale = along_axis(params.scale, params.axis, values.ndim)
     zero_point = along_axis(params.zero_point, params.axis, values.ndim)
     codes = np.rint(values.astype(np.float32) / scale) + zero_point
-    return np.clip(codes, params.qmin, params.qmax).astype(params.type.storage)
+    clamped: Array = np.clip(codes, params.qmin, params.qmax).astype(params.type.storage)
+    return clamped
 
 
 def dequantize(codes: Array, params: QuantParams) -> Array:

@@ -100,12 +100,14 @@ class QuantParams:
     @property
     def low(self) -> Array:
         """Least real value, float64, shape of ``scale``."""
-        return self.scale.astype(np.float64) * (self.qmin - self.zero_point)
+        low: Array = self.scale.astype(np.float64) * (self.qmin - self.zero_point)
+        return low
 
     @property
     def high(self) -> Array:
         """Greatest real value, float64, shape of ``scale``."""
-        return self.scale.astype(np.float64) * (self.qmax - self.zero_point)
+        high: Array = self.scale.astype(np.float64) * (self.qmax - self.zero_point)
+        return high
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, QuantParams) and self.to_json() == other.to_json()

@@ -90,5 +90,5 @@ def linear_parts(node: ir.Node) -> Linear | None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and constant_array(bias) is None:
         return None
-    axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) else 1
+    axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1 else 1
     return Linear(node, weight, axis, bias, None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from ptqc.core.arithmetic import quantize
@@ -39,5 +40,5 @@ def round_bias(bias: Array, plan: QuantPlan, name: str) -> Array:
     """Codes int32 [O] of a float bias [O]; float64 throughout, as float32 has too few digits for them."""
     params = plan.tensors[name]
     assert params.type == INT32
-    scaled = bias.astype("float64") / params.scale.astype("float64")
-    return scaled.round().clip(params.qmin, params.qmax).astype("int32")
+    codes: Array = np.rint(bias.astype(np.float64) / params.scale.astype(np.float64))
+    return codes.clip(params.qmin, params.qmax).astype(np.int32)
