@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from ptqc.core.errors import DataError, ModelError
@@ -131,7 +132,8 @@ def run_session(session: "ort.InferenceSession", names: Sequence[str], feeds: Ma
     # A missing input is a ValueError of the Python wrapper.
     refusals: tuple[type[Exception], ...] = (ValueError, *runtime_errors())
     try:
-        outputs: list[Any] = session.run(list(names), dict(feeds))
+        # Arithmetic on arrays of rank 0 gives scalars, which the runtime does not take.
+        outputs: list[Any] = session.run(list(names), {name: np.asarray(array) for name, array in feeds.items()})
     except refusals as error:
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(feeds.items()))
         raise DataError("the model does not run on this input", where=shapes, why=_first_line(error)) from error
