@@ -19,8 +19,8 @@ from ptqc.graph.text import to_text
 
 # What has an integer kernel in every setting that the generator draws.
 INTEGER = frozenset(
-    ["Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "Relu", "Clip", "LeakyRelu", "Sigmoid"]
-    + ["Flatten", "Reshape", "Transpose", "Split", "Pad", "GlobalAveragePool", "AveragePool", "BatchNormalization"]
+    "Conv Gemm MatMul Add Mul Concat MaxPool Relu Clip LeakyRelu Sigmoid Flatten Reshape Transpose Split Pad "
+    "GlobalAveragePool AveragePool BatchNormalization".split()
 )
 
 
