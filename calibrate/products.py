@@ -45,9 +45,15 @@ class Rows:
         return Rows(self.values * inverse, self.sample, self.low * inverse, self.high * inverse)
 
     @property
+    def width(self) -> int:
+        """K."""
+        return int(self.values.shape[1])
+
+    @property
     def absmax(self) -> Array:
         """float32 [K]: greatest magnitude of each channel over all samples."""
-        return np.maximum(self.high, -self.low).max(axis=0)
+        greatest: Array = np.maximum(self.high, -self.low).max(axis=0)
+        return greatest
 
 
 def collect_rows(model: ir.Model, inputs: Sequence[ProductInput], source: Source, threads: int) -> dict[str, Rows]:
@@ -68,9 +74,18 @@ def collect_rows(model: ir.Model, inputs: Sequence[ProductInput], source: Source
             if not np.isfinite(tensor).all():
                 raise DataError(f"the tensor {quoted(name)} holds NaN or Inf", where=f"sample {batch.first}")
             rows = tensor.reshape(-1, tensor.shape[-1]).astype(np.float32)
-            taken = np.unique(np.linspace(0, len(rows) - 1, min(each, len(rows))).astype(np.int64))
-            parts[name].append((rows[taken], rows.min(axis=0), rows.max(axis=0)))
+            taken = rows[_spread(len(rows), each, len(parts[name]))]
+            parts[name].append((taken, rows.min(axis=0), rows.max(axis=0)))
     return {name: _joined(found) for name, found in parts.items() if found}
+
+
+def _spread(count: int, wanted: int, sample: int) -> Array:
+    """Indices of ``wanted`` rows, evenly spaced; where they begin differs from sample to sample, as the first and
+    last rows of every sequence may be special tokens."""
+    if count <= wanted:
+        return np.arange(count)
+    begin = sample * 0.6180339887 % 1.0
+    return ((np.arange(wanted) + begin) * (count / wanted)).astype(np.int64)
 
 
 def _joined(parts: Sequence[tuple[Array, Array, Array]]) -> Rows:

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.calibrate.products import Products, Rows, product_weights, rounded_statically
+from ptqc.calibrate.products import Products, Rows, product_weights, rounded_dynamically, rounded_statically
 from ptqc.core.products import ProductInput
 from ptqc.core.types import Array, QuantType
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0)
-CLIPPING = (1.0, 0.8)  # of the observed range
+CLIPPING = (1.0, 0.7, 0.5)  # of the observed range
 # Folded factors cost nothing at run time, a Mul in front of the products does: it must pay for itself.
 FREE_GAIN = 0.05  # least decrease of the error of the input
-PAID_GAIN, PAID_SHARE = 0.5, 0.02  # the same, and the decrease as a share of all errors
+# The same, and how the decrease as a share of all errors compares with the input's share of all elements.
+PAID_GAIN, PAID_SHARE = 0.5, 1.0
 
 
 def find_smoothing(
@@ -41,7 +42,7 @@ def find_smoothing(
         tried = [(_least_error(products, seen, weights, s), s) for s in candidates(seen, products.weights)]
         if tried:
             after[one.tensor] = min(tried, key=lambda pair: pair[0])
-    total = sum(before.values())
+    total, width = sum(before.values()), sum(rows[name].width for name in before)
     chosen: dict[str, Array] = {}
     for one in inputs:
         if one.tensor not in after:
@@ -49,7 +50,8 @@ def find_smoothing(
         error, factors = after[one.tensor]
         gain = before[one.tensor] - error
         least = FREE_GAIN if one.foldable else PAID_GAIN
-        if gain > least * before[one.tensor] and (one.foldable or gain > PAID_SHARE * total):
+        pays = one.foldable or gain / total > PAID_SHARE * rows[one.tensor].width / width
+        if gain > least * before[one.tensor] and pays:
             chosen[one.tensor] = factors
     return chosen
 
@@ -70,11 +72,8 @@ def candidates(rows: Rows, weights: Sequence[Array]) -> Iterator[Array]:
 
 
 def _least_error(products: Products, rows: Rows, kind: QuantType, factors: Array | None) -> float:
-    """The error with these factors and the better of a few fixed ranges.
-
-    Ranges found at run time are not tried: what they gain on single samples is lost on batches with one outlier.
-    """
+    """The error with these factors and the best of a few ranges, fixed or found at run time."""
     divided, weights = rows.divided(factors), products.rounded(kind, factors)
     low, high = float(divided.low.min()), float(divided.high.max())
-    forms = (rounded_statically(divided, (low * part, high * part)) for part in CLIPPING)
-    return min(products.error(values, weights) for values in forms)
+    static = (rounded_statically(divided, (low * part, high * part)) for part in CLIPPING)
+    return min(products.error(values, weights) for values in (rounded_dynamically(divided), *static))

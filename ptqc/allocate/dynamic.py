@@ -16,7 +16,7 @@ from ptqc.graph.walk import single_consumer
 from ptqc.passes.smooth_activations import foldable, products_of
 
 # Fixed ranges do not depend on what else is in the batch, so the others must be better by this factor.
-DYNAMIC_GAIN = 0.9
+DYNAMIC_GAIN = 0.7
 
 
 def product_inputs(model: ir.Model, placement: Placement) -> tuple[ProductInput, ...]:
