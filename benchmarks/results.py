@@ -12,7 +12,6 @@ from ptqc.execute.latency import cpu_description
 from ptqc.graph.files import write_atomically
 
 FOLDER = REPOSITORY / "benchmarks" / "results"
-SECTIONS = ("images", "zoo", "memory", "text")
 
 
 def machine() -> dict[str, Any]:

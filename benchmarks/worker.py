@@ -43,8 +43,8 @@ class Job:
 def run_job(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Runs ``job`` in a fresh process without ptqc's cache.
 
-    Returns its result (``seconds``, ``cpu_seconds``, ``peak_mb`` and what the tool reports), or ``refused`` with ptqc's message, or
-    ``failed`` with the last line of the traceback.
+    Returns its result (``seconds``, ``cpu_seconds``, ``peak_mb`` and what the tool reports), or ``refused`` with
+    ptqc's message, or ``failed`` with the last line of the traceback.
     """
     with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
         variables = {**os.environ, "PTQC_CACHE": "", "ORT_DISABLE_TELEMETRY": "1", "TMPDIR": folder}
