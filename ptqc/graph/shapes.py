@@ -10,6 +10,10 @@ from onnx.shape_inference import InferenceError
 
 from ptqc.graph.walk import STANDARD_DOMAINS, graphs
 
+# Operators whose results data propagation writes out, element by element.
+_PROPAGATING = ("Add", "Sub", "Mul", "Concat")
+_LONGEST = 64  # elements of a vector that says something about shapes
+_HIDDEN = "ptqc.hidden"  # the domain of nodes that inference must not look into
 _SMALL_BYTES = 1024  # constants that inference and conversion may need to see: axes, scales, shapes
 
 
@@ -22,14 +26,49 @@ def infer_shapes(model: ir.Model) -> bool:
     """
     proto = light_proto(model)
     _drop_stated_shapes(proto.graph)
-    for data_propagation in (True, False):
-        try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=data_propagation)
-        except (InferenceError, RuntimeError, ValueError):
+    plain = _inferred(proto, data_propagation=False)
+    if plain is None:
+        return False
+    _hide_long_vectors(proto, plain.graph)
+    _merge(model, (_inferred(proto, data_propagation=True) or plain).graph)
+    return True
+
+
+def _inferred(proto: onnx.ModelProto, data_propagation: bool) -> onnx.ModelProto | None:
+    """What onnx's inference makes of a model; None where it fails."""
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=data_propagation)
+    except (InferenceError, RuntimeError, ValueError, MemoryError):
+        return None
+
+
+def _hide_long_vectors(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> None:
+    """Hides from data propagation the nodes with results longer than any shape, or of a length not known without it.
+
+    It allocates as many elements as a file claims: gigabytes from some hundred bytes.
+    """
+    found = {info.name: info for info in (*inferred.value_info, *inferred.output)}
+    outputs = {info.name: info for info in proto.graph.output}
+    for node in proto.graph.node:
+        if node.op_type not in _PROPAGATING or node.domain not in STANDARD_DOMAINS or not node.output:
             continue
-        _merge(model, inferred.graph)
-        return True
-    return False
+        info = found.get(node.output[0])
+        if info is not None and _is_short(info.type.tensor_type):
+            continue
+        node.domain = _HIDDEN
+        del node.input[:], node.attribute[:]
+        if info is not None:
+            place = outputs[info.name] if info.name in outputs else proto.graph.value_info.add()
+            place.CopyFrom(info)
+    proto.opset_import.append(onnx.helper.make_opsetid(_HIDDEN, 1))
+
+
+def _is_short(kind: onnx.TypeProto.Tensor) -> bool:
+    """Whether a tensor is a vector of at most _LONGEST elements, or certainly no vector."""
+    if not kind.HasField("shape"):
+        return False
+    dims = kind.shape.dim
+    return len(dims) != 1 or (dims[0].HasField("dim_value") and dims[0].dim_value <= _LONGEST)
 
 
 def concrete_shapes(model: ir.Model) -> Mapping[str, tuple[int, ...]]:

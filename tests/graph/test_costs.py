@@ -1,8 +1,11 @@
 """Multiply-accumulates counted by hand, and what ``ptqc inspect`` says of a model."""
 
 import json
+import resource
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from ptqc.graph.costs import NodeCost, node_costs
@@ -105,3 +108,46 @@ def test_description() -> None:
     assert (description.operators, description.macs) == ({"Conv": 1, "Relu": 1}, 6912)
     assert "converted from opset 17 to 21" in description.notes
     assert json.loads(json.dumps(description.to_json()))["nodes"][0]["macs"] == 6912
+
+
+LONG = 800_000_000
+LONG_VECTORS = {
+    "Range": ("float[1] x", f"<int64 a = {{0}}, int64 b = {{{LONG}}}, int64 c = {{1}}> {{ v = Range (a, b, c)"),
+    "Tile": ("float[1] x", f"<int64[1] c = {{1}}, int64[1] r = {{{LONG}}}> {{ v = Tile (c, r)"),
+    "ConstantOfShape": ("float[1] x", f"<int64[1] r = {{{LONG}}}> {{ v = ConstantOfShape (r)"),
+    "product": (
+        "float[1] x",
+        "<int64[1] s = {28000}, int64[1] c = {1}> { r = Mul (s, s)  t = Expand (c, r)  v = Identity (t)",
+    ),
+    "input": (f"float[{LONG}] v", "{ u = Identity (v)"),
+}
+
+
+@pytest.mark.parametrize("case", LONG_VECTORS)
+def test_inference_allocates_nothing_that_a_file_only_claims(case: str) -> None:
+    given, text = LONG_VECTORS[case]
+    header = '<ir_version: 10, opset_import: ["" : 21]>'
+    model = ir.from_proto(onnx.parser.parse_model(f"{header} n ({given}) => (y) {text}  y = Add (v, v) }}"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert infer_shapes(model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    assert len(model.graph.outputs[0].shape or ()) == 1
+
+
+def test_inference_of_doubled_vectors() -> None:
+    doubled = "  ".join(f"c{i + 1} = Concat <axis = 0> (c{i}, c{i})" for i in range(31))
+    text = f'<ir_version: 10, opset_import: ["" : 21]> n (float[1] x) => (y) {{ c0 = Shape (x)  {doubled}'
+    model = ir.from_proto(onnx.parser.parse_model(f"{text}  y = Identity (c31) }}"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert infer_shapes(model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_inference_follows_the_arithmetic_of_shapes() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        n (float[N,2,6] x, float[5,12] z) => (y) <int64[1] first = {0}, int64[1] two = {2}, int64[1] rest = {6}> {
+            s = Shape (x)  n = Gather (s, first)  m = Mul (two, rest)  t = Concat <axis = 0> (n, m)  y = Reshape (x, t)
+        }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    assert infer_shapes(model)
+    assert str(model.graph.outputs[0].shape) == "[N,12]"
