@@ -18,7 +18,7 @@ CLIPPING = (1.0, 0.7, 0.5)  # of the observed range
 # Folded factors cost nothing at run time, a Mul in front of the products does: it must pay for itself.
 FREE_GAIN = 0.05  # least decrease of the error of the input
 # The same, and how the decrease as a share of all errors compares with the input's share of all elements.
-PAID_GAIN, PAID_SHARE = 0.5, 1.0
+PAID_GAIN, PAID_SHARE = 0.5, 0.7
 
 
 def find_smoothing(
