@@ -7,6 +7,7 @@ at few models and little data, prints and writes nothing.
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -20,11 +21,23 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return images.QUICK if quick else images.MODELS
     if section == "zoo":
         return zoo.QUICK if quick else zoo.models()
+    if section == "text":
+        return ("pylm",) if quick else ("minilm_l6", "pylm")
     return memory.MODELS[1:] if quick else memory.MODELS
+
+
+def measure_text(name: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """One transformer: ``rows``, one for each of float, ptqc and onnxruntime's dynamic quantization."""
+    from benchmarks import text
+
+    say(name)
+    return {"rows": text.sentence_encoder() if name == "minilm_l6" else text.language_model()}
 
 
 def lines(name: str, record: dict[str, Any]) -> list[str]:
     """What is printed of a record."""
+    if "rows" in record:
+        return [f"{name:24} {row}" for row in record["rows"]]
     if "peaks" in record:
         return [f"{name:24} peaks {record['peaks']} same bytes: {record['same_bytes']}"]
     return [f"{name:24} {variant:24} {line(found)}" for variant, found in record["variants"].items()]
@@ -50,14 +63,14 @@ def say(text: str) -> None:
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory.")
+@click.option("--only", default="", help="Only these sections: images, zoo, memory, text.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
 @click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
 def main(models: str, only: str, quick: bool, only_tables: bool) -> None:
     """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     names, sections = ([part for part in text.split(",") if part] for text in (models, only))
-    measures = {"images": images.measure, "zoo": zoo.measure, "memory": memory.measure}
+    measures = {"images": images.measure, "zoo": zoo.measure, "memory": memory.measure, "text": measure_text}
     unknown = [section for section in sections if section not in measures]
     if unknown:
         raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {', '.join(measures)}")

@@ -180,6 +180,18 @@ def memory_detail(records: Record) -> str:
     return table(heads, rows)
 
 
+def text_detail(records: Record) -> str:
+    """One row a model and form of it."""
+    rows = []
+    for name in records:
+        for row in records[name]["rows"]:
+            quality = f"Spearman {row['spearman']:.2f}" if "spearman" in row else f"perplexity {row['perplexity']:.3f}"
+            fidelity = (decibels(row["sqnr_db"]), f"{row['cosine']:.4f}")
+            ratios = [f"{row[key]:.2f}" for key in ("speed_16", "speed_128", "size")]
+            rows.append([name, row["form"], quality, *fidelity, *ratios])
+    return table(("model", "form", "quality", "SQNR dB", "cosine", "speed, 16", "speed, 128 tokens", "size"), rows)
+
+
 Table = tuple[str, Callable[[Record], str]]
 FILES: Mapping[str | Path, Mapping[str, Table]] = {
     "README.md": {"images-summary": ("images", images_summary)},
@@ -187,5 +199,6 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         "images": ("images", images_detail),
         "zoo": ("zoo", zoo_detail),
         "memory": ("memory", memory_detail),
+        "text": ("text", text_detail),
     },
 }
