@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from ptqc import __version__
+from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
@@ -22,6 +23,7 @@ from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
 from ptqc.passes.fold_batchnorm import METADATA_KEY as BATCHNORM_KEY
 from ptqc.prefer import keep_slow_in_float
+from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Run, measure
 from ptqc.report.report import Report
 from ptqc.targets.registry import find_target
@@ -90,7 +92,10 @@ def quantize(
     description, watch = find_target(target), Stopwatch()
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
-    source = _open(data, loaded, options)
+    source = _open(data, loaded, options, options.samples)
+    held_out = options.eval_data is not None
+    judged = _open(options.eval_data, loaded, options, None) if held_out else source
+    _check_metric(loaded.model, judged, options)
     original = loaded.model.clone()
     watch.lap("import")
     passes = canonicalise(loaded.model, description, options)
@@ -103,7 +108,6 @@ def quantize(
     compiled = compile_graph(loaded.model, description, source, restrictions, options, shown)
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
-    held_out = options.eval_data is not None
     run = Run(
         loaded=loaded,
         canonical=compiled.canonical,
@@ -112,7 +116,7 @@ def quantize(
         plan=compiled.plan,
         passes=(*passes, *compiled.passes),
         source=source,
-        judged=_open(options.eval_data, loaded, options, None) if held_out else source,
+        judged=judged,
         held_out=held_out,
         options=options,
         seconds=watch.seconds,
@@ -120,15 +124,20 @@ def quantize(
     return Result(compiled.model, compiled.plan, measure(run, shown), loaded.files)
 
 
-def _open(data: Any, loaded: LoadedModel, options: QuantizeOptions, limit: int | None = -1) -> Source:
+def _open(data: Any, loaded: LoadedModel, options: QuantizeOptions, limit: int | None) -> Source:
     if data is None:
         raise DataError(
             "there is no calibration data",
             why="ranges of activations are measured on sample inputs",
             fix="give --data: an .npz file with the input names as keys, or a folder of images with --preprocess",
         )
-    samples = options.samples if limit == -1 else limit
-    return open_source(data, input_specs(loaded.model), limit=samples, preprocessing=options.preprocess)
+    return open_source(data, input_specs(loaded.model), limit=limit, preprocessing=options.preprocess)
+
+
+def _check_metric(model: ir.Model, judged: Source, options: QuantizeOptions) -> None:
+    """OptionError where the model and the data do not allow the metric: said on one sample, before the work."""
+    if options.metric in ("top1", "top5"):
+        evaluate(model, FirstSamples(judged, 1), (options.metric,), threads=options.threads)
 
 
 def _stamp(model: ir.Model, loaded: LoadedModel, plan: QuantPlan) -> None:

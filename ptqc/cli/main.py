@@ -7,20 +7,24 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
 from ptqc import __version__
 from ptqc.core.errors import OptionError, PtqcError, nearest, quoted
 
-DEFECT, INTERRUPTED = 3, 130
+DEFECT, INTERRUPTED, TERMINATED = 3, 130, 143
 
 # Name -> one line for the list of commands; the command is ``command`` in ptqc/cli/<name>.py.
 COMMANDS = {
@@ -65,12 +69,13 @@ class Group(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         extra |= {"standalone_mode": False, "prog_name": "ptqc"}
         try:
-            code = super().main(given, **extra)
+            with _terminable():
+                code = super().main(given, **extra)
         except PtqcError as error:
             code = _refuse(error, given)
-        except click.Abort:
+        except click.Abort as error:
             sys.stderr.write("ptqc: interrupted; no file was changed\n")
-            code = INTERRUPTED
+            code = TERMINATED if isinstance(error.__cause__, _Terminated) else INTERRUPTED
         except click.ClickException as error:
             code = _refuse(_usage_error(error), given)
         except MemoryError:
@@ -79,6 +84,27 @@ class Group(click.Group):
         except Exception as error:  # noqa: BLE001  # the top: what nobody expected is a defect of ptqc
             code = _apologise(error, given)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """The system asked the process to end: handled as Ctrl-C is, so that temporary files are removed."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM an interruption of the body; in other threads than the main one signals are not ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse(error: PtqcError, args: Sequence[str]) -> int:
@@ -135,5 +161,5 @@ def main() -> None:
     """Post-training quantization compiler for ONNX models.
 
     Exit codes: 0 done, 1 a limit was not met, 2 the input or the options cannot be used, 3 a defect of ptqc,
-    130 interrupted.
+    130 interrupted, 143 terminated.
     """

@@ -1,6 +1,5 @@
 """``ptqc quantize``: a float model becomes an integer one, with a report of what was measured."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +120,8 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
         raise OptionError("--min-speedup contradicts --no-measure", fix="leave out one of them")
     output = output or model.with_name(f"{model.name.removesuffix('.onnx')}.{target}.onnx")
     find_target(target)
+    if gates.max_drop is not None and options["metric"] is None:
+        options["metric"] = "top1"
     if options["metric"] is not None:
         make_metric(options["metric"])  # an unknown one is said now, not after the work
         if options["metric"] in ("agreement", "sqnr", "cosine"):
@@ -173,18 +174,20 @@ def finish(result: "Result", output: Path, gates: "Gates", keep: bool) -> "Repor
     """Checks the limits and writes the model where they are met, or ``keep`` is set; the report with all of it."""
     from dataclasses import replace
 
-    from ptqc.graph.save import serialize
+    from ptqc.graph.save import check_output_path, save_model
     from ptqc.report.advice import with_advice
     from ptqc.report.gates import gate_failure
     from ptqc.report.report import FileInfo
 
-    content = serialize(result.model)
-    planned = FileInfo(str(output), len(content), hashlib.sha256(content).hexdigest())
-    report = gates.apply(with_advice(replace(result.report, output=planned)))
-    if gate_failure(report) is None or keep:
-        result.save(output)
-        return report
-    return replace(report, output=None)
+    report = result.report
+
+    def accept(size: int, sha256: str) -> bool:
+        nonlocal report
+        report = gates.apply(with_advice(replace(report, output=FileInfo(str(output), size, sha256))))
+        return keep or gate_failure(report) is None
+
+    check_output_path(output, result.inputs, force=True)
+    return report if save_model(result.model, output, accept=accept) else replace(report, output=None)
 
 
 def show(report: "Report", console: Console) -> None:

@@ -53,12 +53,13 @@ class QuantizeOptions:
     def overrides(self) -> dict[str, Any]:
         """Every option that differs from its default, by its name on the command line, as JSON values.
 
-        What cannot change a result (threads, measuring) is left out.
+        What cannot change a result (threads, measuring, judging) is left out.
         """
         found: dict[str, Any] = {}
+        without_effect = ("threads", "no_measure", "check_passes", "metric", "eval_data")
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default and field.name not in ("threads", "no_measure", "check_passes"):
+            if value != field.default and field.name not in without_effect:
                 found[field.name.replace("_", "-")] = _plain(value)
         return found
 

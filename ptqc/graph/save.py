@@ -3,7 +3,7 @@
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ptqc.core.errors import OutputError, quoted
-from ptqc.graph.files import discard, replace_together, resolved, temporary_file
+from ptqc.graph.files import discard, replace_together, resolved, temporary_file, write_atomically
 from ptqc.graph.read import PROTOBUF_LIMIT
 from ptqc.graph.refuse import METADATA_VERSION
 from ptqc.graph.walk import graphs
@@ -23,6 +23,9 @@ _INLINE_TENSOR = 1024  # smaller constants stay in the model file: shapes and ax
 _ALIGNMENT = 64  # bytes, so that mapped arrays are aligned
 _LARGEST_WITHOUT_WEIGHTS = 1 << 28  # bytes of a model file whose weights lie elsewhere, generously
 _PIECE = 1 << 24  # bytes written at a time
+
+# Size in bytes and SHA-256 (hex) of a model, its weights included where they lie beside it -> whether to keep it.
+Judge = Callable[[int, str], bool]
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -50,7 +53,9 @@ def _without_files(model: ir.Model) -> ir.Model:
     return copy
 
 
-def save_model(model: ir.Model, path: Path, *, external_data: bool | None = None) -> tuple[Path, ...]:
+def save_model(
+    model: ir.Model, path: Path, *, external_data: bool | None = None, accept: Judge | None = None
+) -> tuple[Path, ...]:
     """Writes the model to ``path``, whole or not at all, and returns the files written, the model first.
 
     Args:
@@ -59,29 +64,34 @@ def save_model(model: ir.Model, path: Path, *, external_data: bool | None = None
             default above 1.8 GB. The hash is of the data, so a new model never stands beside an old one's weights:
             renaming the model file is the one moment at which the result changes. Weights of the model that is
             replaced are removed after that.
+        accept: asked before anything gets its final name; where it says no, nothing is written and () returned.
 
     Raises OutputError for a folder that cannot be written or a full disk; nothing is left behind then.
     """
     path = resolved(Path(path))
     external = _constant_bytes(model) > INLINE_LIMIT if external_data is None else external_data
     old = _own_data_files(path)
-    if not external:
-        data = serialize(model)
-        replace_together({path: lambda file: _write(file, data)})
-        written: tuple[Path, ...] = (path,)
-    else:
-        written = _save_with_data(model, path)
-    for stale in old:
+    accept = accept or (lambda size, sha256: True)
+    written = _save_with_data(model, path, accept) if external else _save_whole(model, path, accept)
+    for stale in old if written else ():
         if stale not in written:
             discard(stale)
     return written
 
 
-def _save_with_data(model: ir.Model, path: Path) -> tuple[Path, ...]:
+def _save_whole(model: ir.Model, path: Path, accept: Judge) -> tuple[Path, ...]:
+    data = serialize(model)
+    if not accept(len(data), hashlib.sha256(data).hexdigest()):
+        return ()
+    write_atomically(path, data)
+    return (path,)
+
+
+def _save_with_data(model: ir.Model, path: Path, accept: Judge) -> tuple[Path, ...]:
     """The data file first, under a name that nothing refers to yet; then the model, which refers to it."""
     work = model.clone()
     with temporary_file(path) as (file, temporary):
-        digest, spans = _write_tensors(file, work)
+        digest, size, spans = _write_tensors(file, work)
         data_path = path.with_name(f"{path.stem}.{digest[:12]}.onnx_data")
         for value, (offset, length) in spans.items():
             tensor = value.const_value
@@ -91,13 +101,15 @@ def _save_with_data(model: ir.Model, path: Path) -> tuple[Path, ...]:
                 data_path.name, offset, length, tensor.dtype, shape=shape, name=value.name
             )
         data: bytes = ir.to_proto(work).SerializeToString(deterministic=True)
+        if not accept(len(data) + size, hashlib.sha256(data + digest.encode()).hexdigest()):
+            return ()
         temporary.commit(data_path)
-        replace_together({path: lambda file: _write(file, data)}, created=() if temporary.existed else (data_path,))
+        replace_together({path: lambda file: file.write(data)}, created=() if temporary.existed else (data_path,))
     return path, data_path
 
 
-def _write_tensors(file: BinaryIO, model: ir.Model) -> tuple[str, dict[ir.Value, tuple[int, int]]]:
-    """Streams the large constants; SHA-256 of what was written, and where each lies."""
+def _write_tensors(file: BinaryIO, model: ir.Model) -> tuple[str, int, dict[ir.Value, tuple[int, int]]]:
+    """Streams the large constants; SHA-256 and size of what was written, and where each lies."""
     digest, offset = hashlib.sha256(), 0
     spans: dict[ir.Value, tuple[int, int]] = {}
     for graph in graphs(model):
@@ -111,7 +123,7 @@ def _write_tensors(file: BinaryIO, model: ir.Model) -> tuple[str, dict[ir.Value,
                 file.write(part)
             spans[value] = (begin, tensor.nbytes)
             offset = begin + tensor.nbytes
-    return digest.hexdigest(), spans
+    return digest.hexdigest(), offset, spans
 
 
 def _parts(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
@@ -189,7 +201,3 @@ def _parsed(path: Path, limit: int = PROTOBUF_LIMIT) -> onnx.ModelProto | None:
 def _constant_bytes(model: ir.Model) -> int:
     tensors = (value.const_value for graph in graphs(model) for value in graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.dtype != ir.DataType.STRING)
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)

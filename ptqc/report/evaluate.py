@@ -95,7 +95,7 @@ def _applicable(chosen: dict[str, Metric], seen: Observation, named: bool) -> di
             raise OptionError(
                 f"the metric {quoted(name)} cannot be measured",
                 why=obstacle,
-                fix="give what it needs, or choose another metric (sqnr fits every model with a reference)",
+                fix="give what it needs, or choose another --metric (sqnr fits every model with a reference)",
             )
     return {name: metric for name, metric in chosen.items() if obstacles[name] is None}
 

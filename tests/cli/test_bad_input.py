@@ -108,6 +108,18 @@ def test_bad_input_is_refused_with_its_reason(ptqc, folder, name):
     assert {path.name for path in folder.iterdir()} - {"cache"} == before
 
 
+def test_missing_labels_are_said_before_the_work(ptqc, folder, monkeypatch):
+    def work(*args):
+        pytest.fail("the work began")
+
+    monkeypatch.setattr("ptqc.api.compile_graph", work)
+    save_data(folder, image=images())
+    for args in (["--max-drop", "1%"], ["--metric", "top5"]):
+        result = ptqc("quantize", "net.onnx", "--data", "data.npz", *args)
+        assert result.exit_code == 2, result.output
+        assert "needs labels" in result.stderr
+
+
 def test_full_disk_is_said_and_leaves_nothing(ptqc, folder, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -60,7 +60,8 @@ def test_missing_data_says_what_to_give(ptqc, models, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
-def test_ctrl_c_is_130_and_leaves_nothing(models, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(models, tmp_path, number, code):
     slow = "import pathlib, time\ndef wait(outputs, labels):\n    pathlib.Path('started').touch()\n    time.sleep(60)\n"
     (tmp_path / "slow_metric.py").write_text(slow)
     data = models / "digits_calib.npz"
@@ -73,8 +74,8 @@ def test_ctrl_c_is_130_and_leaves_nothing(models, tmp_path):
         if (tmp_path / "started").exists():
             break
         time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == code
     assert errors.lstrip() == "ptqc: interrupted; no file was changed\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["slow_metric.py", "started"]

@@ -29,9 +29,7 @@ net (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"""
 class FakeResult:
     model: ir.Model
     report: Report
-
-    def save(self, path):
-        ir.save(self.model, path)
+    inputs: tuple[Path, ...] = ()
 
 
 @pytest.fixture

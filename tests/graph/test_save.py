@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ptqc.core.errors import OutputError
 from ptqc.graph import save
 from ptqc.graph.load import import_model, load_model
-from ptqc.graph.save import check_output_path, save_model, serialize, written_by_ptqc
+from ptqc.graph.save import Judge, check_output_path, save_model, serialize, written_by_ptqc
 from tests.graph.faults import contents, every_fault
 from tests.graph.graph_models import constant_model, conv_relu, text_model
 
@@ -62,6 +62,25 @@ def test_large_models_use_external_data_by_themselves(tmp_path: Path, monkeypatc
     assert len(save_model(big(), tmp_path / "model.onnx")) == 2
     with pytest.raises(OutputError, match="do not fit"):
         serialize(big())
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_that_is_not_accepted_leaves_everything_as_it_was(tmp_path: Path, external: bool) -> None:
+    path, asked = tmp_path / "model.onnx", []
+
+    def judge(answer: bool) -> Judge:
+        def accept(size: int, sha256: str) -> bool:
+            asked.append((size, sha256))
+            return answer
+
+        return accept
+
+    files = save_model(big(0), path, external_data=external, accept=judge(True))
+    assert asked[0][0] == sum(file.stat().st_size for file in files)
+    before = contents(tmp_path)
+    assert save_model(big(1), path, external_data=external, accept=judge(False)) == ()
+    assert contents(tmp_path) == before
+    assert asked[0][1] != asked[1][1]
 
 
 def test_replacing_removes_the_old_weights_and_nothing_else(tmp_path: Path) -> None:
