@@ -23,7 +23,7 @@ CODE = "from ptqc.cli.main import main; main()"
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.load(MODELS / "digits_calib.npz")["image"][:24]
+    return np.load(MODELS / "digits_calib.npz")["image"][:12]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_cut_into_batches_does_not_matter(model, images):
     def batches(size: int) -> list[dict[str, np.ndarray]]:
         return [{"image": images[start : start + size]} for start in range(0, len(images), size)]
 
-    results = [quantize(model, "int8", batches(size), options=OPTIONS) for size in (1, 5, 24)]
+    results = [quantize(model, "int8", batches(size), options=OPTIONS) for size in (1, 5, 12)]
     first = integers(results[0])
     assert len(first) > 20
     assert all(integers(result) == first for result in results)
