@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from ptqc.calibrate.probe import ConsumerProbe
 from ptqc.calibrate.source import Batch, Source
+from ptqc.core.progress import Steps
 from ptqc.core.ranges import Range, RangeRequest
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
 
-Progress = Callable[[int, int], None]
 SHRINK = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 REFINE = (1.0, 0.7, 0.85, 1.2, 1.4)
 BATCH_BYTES = 64 << 20
@@ -31,7 +31,7 @@ def consumer_error_ranges(
     observed: Mapping[str, Range],
     source: Source,
     threads: int = 1,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[str, Range]:
     """Ranges of all requests, by tensor.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ptqc.calibrate.arrays import MemoryRows, Rows
+from ptqc.calibrate.arrays import Rows
 from ptqc.calibrate.source import InputSpec
 from ptqc.calibrate.tables import Table
 from ptqc.core.errors import DataError, nearest, quoted
@@ -69,8 +69,3 @@ def checked_labels(values: Array, where: str) -> Array:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     return labels
-
-
-def memory_arrays(found: Mapping[str, Array]) -> dict[str, Rows]:
-    """Arrays in memory as rows."""
-    return {name: MemoryRows(array) for name, array in found.items()}

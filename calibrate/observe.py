@@ -11,11 +11,11 @@ import numpy as np
 
 from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import DataError, quoted
+from ptqc.core.progress import Steps
 from ptqc.core.statistics import BLOCK, Histogram, Statistics
 from ptqc.core.types import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-Progress = Callable[[int, int], None]
 
 # Values of one sample that the histogram sees.
 SELECTED = 16384
@@ -30,7 +30,7 @@ def collect_statistics(
     source: Source,
     *,
     batch: int | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of each of ``tensors`` over all samples of ``source``.
 

@@ -1,6 +1,6 @@
 """The range of every group of tensors, by the method that the user chose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import onnx_ir as ir
@@ -10,17 +10,17 @@ from ptqc.calibrate.consumer_error import consumer_error_ranges
 from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
 from ptqc.calibrate.source import Source
+from ptqc.core.progress import Steps
 from ptqc.core.ranges import Range, RangeRequest
 from ptqc.core.statistics import Statistics
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.walk import graph_hash
 
-Progress = Callable[[int, int], None]
 CONSUMER_ERROR = "consumer-error"
 
 
 def observe(
-    model: ir.Model, requests: Sequence[RangeRequest], source: Source, threads: int, progress: Progress | None = None
+    model: ir.Model, requests: Sequence[RangeRequest], source: Source, threads: int, progress: Steps | None = None
 ) -> dict[str, Statistics]:
     """Statistics of every requested tensor over the whole of ``source``.
 
@@ -49,7 +49,7 @@ def find_ranges(
     source: Source,
     method: str,
     threads: int,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[str, Range]:
     """Ranges by the first tensor of each group.
 
@@ -77,7 +77,7 @@ def _consumer_error(
     seen: Mapping[str, Range],
     source: Source,
     threads: int,
-    progress: Progress | None,
+    progress: Steps | None,
 ) -> dict[str, Range]:
     """Ranges by consumer error, from the cache where they were found before."""
     cache, tensors = Cache.of_user(), list(seen)

@@ -13,8 +13,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ptqc.core.arithmetic import along_axis
 from ptqc.core.types import Array
 from ptqc.graph.chains import Chain, find_chains, is_depthwise
+from ptqc.graph.edit import remove_unused_initializers
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import Names, add_initializer
 from ptqc.passes.base import PassContext, PassSpec, Refusal, Rewrites
@@ -43,20 +45,20 @@ class EqualizeChannels:
             elif not (factors == 1).all():
                 _scale(model, chains[name], factors, names)
                 count += 1
-        _remove_unused(model.graph)
+        remove_unused_initializers(model.graph)
         return Rewrites(count, tuple(refused))
 
 
 def _scale(model: ir.Model, chain: Chain, factors: Array, names: Names) -> None:
     first = _fresh(chain.first)
-    _replace(model, first.node, 1, first.weight_array / _along(factors, 0, first.weight_array.ndim), names)
+    _replace(model, first.node, 1, first.weight_array / along_axis(factors, 0, first.weight_array.ndim), names)
     if first.bias_array is not None:
         _replace(model, first.node, 2, first.bias_array / factors, names)
     for reader in map(_fresh, chain.readers):
         axis = 0 if is_depthwise(reader) else 1
         weights = reader.weight_array
         repeat = weights.shape[0] // len(factors) if axis == 0 else 1
-        _replace(model, reader.node, 1, weights * _along(np.repeat(factors, repeat), axis, weights.ndim), names)
+        _replace(model, reader.node, 1, weights * along_axis(np.repeat(factors, repeat), axis, weights.ndim), names)
 
 
 def _fresh(parts: Linear) -> Linear:
@@ -66,21 +68,9 @@ def _fresh(parts: Linear) -> Linear:
     return fresh
 
 
-def _along(factors: Array, axis: int, rank: int) -> Array:
-    shape = [1] * rank
-    shape[axis] = -1
-    return factors.reshape(shape)
-
-
 def _replace(model: ir.Model, node: ir.Node, index: int, array: Array, names: Names) -> None:
     """Other readers of the constant keep it."""
     old = node.inputs[index]
     assert old is not None  # the chain has it
     name = names.fresh(f"{old.name}_equalized")
     node.replace_input_with(index, add_initializer(model, name, np.ascontiguousarray(array.astype(np.float32))))
-
-
-def _remove_unused(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]

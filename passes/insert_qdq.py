@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.types import Array, QuantParams
+from ptqc.graph.edit import remove_unused_initializers
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import Names, add_initializer, constant_array
 from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
@@ -65,7 +66,7 @@ class _Writer:
                 continue
             self._write(node)
         self._remove_unread()
-        _remove_unused_initializers(self.graph)
+        remove_unused_initializers(self.graph)
         self.graph.sort()
 
     def _remove_unread(self) -> None:
@@ -323,9 +324,3 @@ class _Writer:
         self._insert(node, *added)
         self._take_over(node.outputs[0], final, keep=None)
         self.graph.remove(node, safe=True)
-
-
-def _remove_unused_initializers(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]

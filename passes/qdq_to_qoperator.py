@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ptqc.graph.edit import remove_unused_initializers
 from ptqc.graph.walk import Names, is_constant, is_op, single_consumer
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 
@@ -196,6 +197,4 @@ def _remove_dead(graph: ir.Graph) -> None:
         output = node.outputs[0]
         if is_op(node, "DequantizeLinear") and not output.uses() and not output.is_graph_output():
             graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]
+    remove_unused_initializers(graph)

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ptqc.compile import canonicalise, compile_graph, restrictions_of
 from ptqc.core.errors import DataError, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
+from ptqc.core.progress import Progress
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
@@ -27,8 +27,6 @@ from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Run, measure
 from ptqc.report.report import Report
 from ptqc.targets.registry import find_target
-
-Progress = Callable[[str, int, int], None]
 
 __all__ = ["QuantizeOptions", "Result", "quantize"]
 

@@ -5,7 +5,7 @@ end of the network, where small or wide layers stand, and then one by one. Times
 need no calibration.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -17,12 +17,13 @@ from ptqc.allocate.restrict import Restrictions
 from ptqc.compile import lower, weight_type
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form
+from ptqc.core.progress import Progress
 from ptqc.core.types import Array
 from ptqc.execute.latency import measure_ratio
 from ptqc.graph.linear import LINEAR_OPERATORS
+from ptqc.rounding.nearest import round_to_nearest
 from ptqc.targets.target import Target
 
-Progress = Callable[[str, int, int], None]
 LEAST_GAIN = 1.03  # smaller differences are noise
 TRIAL_SECONDS = 0.4
 RUNS = (1, 2, 3, 4, 6, 8)  # lengths of runs of layers that are tried at either end
@@ -55,7 +56,8 @@ class Trials:
         ranges = {group.request.tensor: (-1.0, 1.0) for group in groups}
         weights = weight_type(self.target, self.options)
         plan = make_plan(self.canonical, self.target.name, placement, groups, ranges, weights, {})
-        return lower(self.canonical, plan, self.target, replace(self.options, check_passes=False))[0]
+        codes = round_to_nearest(self.canonical, plan)
+        return lower(self.canonical, plan, codes, self.target, replace(self.options, check_passes=False))[0]
 
 
 def keep_slow_in_float(

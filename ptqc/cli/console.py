@@ -2,14 +2,15 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
+
+from ptqc.core.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
-Progress = Callable[[str, int, int], None]
 PLAIN_WIDTH = 120  # columns of tables where standard output is no terminal
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptqc.cli.config import config_option
-from ptqc.cli.console import Console, Progress
+from ptqc.cli.console import Console
 from ptqc.cli.options import FILE, Word, data_options, output_options
 from ptqc.core.errors import ModelError, OptionError, quoted
+from ptqc.core.progress import Progress
 
 if TYPE_CHECKING:
     from ptqc.api import Result

@@ -144,6 +144,13 @@ def _typed(value: ir.Value, like: ir.Value | None, shape: ir.Shape | None) -> ir
     return value
 
 
+def remove_unused_initializers(graph: ir.Graph) -> None:
+    """Removes the initializers of ``graph`` that nothing reads and that are neither inputs nor outputs."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
 def remove_dead(graph: ir.Graph, values: Iterable[ir.Value]) -> None:
     """Removes initializers and nodes of ``graph`` that nothing reads any more, from ``values`` backwards."""
     pending = list(values)

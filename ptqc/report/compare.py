@@ -1,7 +1,7 @@
 """Where the error of a quantized graph enters: its tensors against those of the float graph, layer by layer."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import ModelError, quoted
+from ptqc.core.progress import Progress
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.costs import node_costs, operator
@@ -21,8 +22,6 @@ from ptqc.report.metrics import powers
 
 MAX_HELD_ELEMENTS = 4 << 20  # of the float model's tensors at a time; some four times that in all
 MAX_BATCH = 16
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

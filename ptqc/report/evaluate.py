@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import ModelError, OptionError, nearest, quoted
+from ptqc.core.progress import Progress
 from ptqc.core.types import Array
 from ptqc.execute.runtime import create_session, run_session, session_of
 from ptqc.graph.shapes import concrete_shapes, elements
@@ -23,7 +24,6 @@ MAX_BATCH = 16
 MAX_TENSOR_BYTES = 8 << 20  # the largest tensor of a batch; the runtime holds a few of that size
 
 Model = ir.Model | bytes | Path
-Progress = Callable[[str, int, int], None]
 
 
 def make_metric(name: str, seed: int = 0) -> Metric:

@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -14,6 +14,7 @@ from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.source import Source
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
+from ptqc.core.progress import Progress
 from ptqc.execute.fusion import FusionReport, check_fusion
 from ptqc.execute.latency import measure_ratio
 from ptqc.graph.costs import node_costs
@@ -35,7 +36,6 @@ from ptqc.report.report import (
     Report,
 )
 
-Progress = Callable[[str, int, int], None]
 LAYER_SAMPLES = 16  # for the error by layer
 MOST_JUDGED = 1024  # samples for the figures where no data was set apart for them
 
