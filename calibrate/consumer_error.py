@@ -17,7 +17,8 @@ from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
 
 SHRINK = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-REFINE = (1.0, 0.7, 0.85, 1.2, 1.4)
+APART = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1, 0.05)
+REFINE = (1.0, 0.9, 1.1)
 BATCH_BYTES = 64 << 20
 # How many samples: as many as have about so many bytes of tensors, within these limits. 64 small images or 16 of
 # 224 pixels gave the same ranges as more.
@@ -66,14 +67,28 @@ def _shrunk(best: Range, seen: Range) -> list[Range]:
 
 
 def _low_moved(best: Range, seen: Range) -> list[Range]:
-    return [(max(best[0] * factor, seen[0]), best[1]) for factor in REFINE] if seen[0] < 0 else []
+    return [best, *((seen[0] * factor, best[1]) for factor in APART)] if seen[0] < 0 else []
 
 
 def _high_moved(best: Range, seen: Range) -> list[Range]:
-    return [(best[0], min(best[1] * factor, seen[1])) for factor in REFINE] if seen[0] < 0 else []
+    return [best, *((best[0], seen[1] * factor) for factor in APART)] if seen[0] < 0 else []
 
 
-SWEEPS: tuple[Callable[[Range, Range], list[Range]], ...] = (_shrunk, _low_moved, _high_moved)
+def _low_refined(best: Range, seen: Range) -> list[Range]:
+    return [(max(best[0] * factor, seen[0]), best[1]) for factor in REFINE] if seen[0] < 0 else []
+
+
+def _high_refined(best: Range, seen: Range) -> list[Range]:
+    return [(best[0], min(best[1] * factor, seen[1])) for factor in REFINE]
+
+
+SWEEPS: tuple[Callable[[Range, Range], list[Range]], ...] = (
+    _shrunk,
+    _low_moved,
+    _high_moved,
+    _low_refined,
+    _high_refined,
+)
 
 
 def _head(source: Source, batch: int, samples: int) -> Iterable[Batch]:

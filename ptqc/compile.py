@@ -1,6 +1,7 @@
 """The stages of a compilation: canonical float graph, ranges and plan, lowered graph."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,19 +23,21 @@ from ptqc.calibrate.source import Source
 from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.progress import Progress
 from ptqc.core.ranges import Range
-from ptqc.core.types import QuantType
+from ptqc.core.types import Array, QuantType
 from ptqc.execute.latency import has_vnni
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import PassResult, canonical_passes, insert_from_option, run_passes
 from ptqc.passes.registry import load_pass
 from ptqc.report.evaluate import evaluate
+from ptqc.rounding.bias import corrected_biases
 from ptqc.rounding.nearest import round_to_nearest
 from ptqc.targets.target import Target
 
-Progress = Callable[[str, int, int], None]
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
-AUTO_SAMPLES = 64  # on which they are compared
+AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
+CORRECTION_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,18 @@ def compile_graph(
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
     if options.calibration_method != "auto":
-        return compiler.compiled(smoothed, smoothing, (options.calibration_method,))[0]
+        (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
+        return compiler.corrected(compiler.judged(only, canonical), canonical)
     tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
     equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
     if equalizing:
         tried += compiler.compiled(equalized, (*smoothing, *equalizing), AUTO_METHODS[:1])
-    return max((compiler.judged(one, canonical) for one in tried), key=lambda one: one.sqnr_db or 0.0)
+    best = max((compiler.judged(one, canonical) for one in tried), key=_fidelity)
+    return compiler.corrected(best, canonical)
+
+
+def _fidelity(compiled: Compiled) -> float:
+    return -math.inf if compiled.sqnr_db is None else compiled.sqnr_db
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,8 @@ class _Compiler:
         }
         groups = make_groups(canonical, placement)
         plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance)
-        model, passes = lower(canonical, plan, self.target, self.options)
+        codes = round_to_nearest(canonical, plan)
+        model, passes = lower(canonical, plan, codes, self.target, self.options)
         return Compiled(canonical, plan, model, passes)
 
     def judged(self, one: Compiled, reference: ir.Model) -> Compiled:
@@ -162,14 +172,27 @@ class _Compiler:
         (figure,) = evaluate(one.model, head, ("sqnr",), reference, self.options.threads)
         return replace(one, sqnr_db=figure.estimate.value)
 
+    def corrected(self, one: Compiled, reference: ir.Model) -> Compiled:
+        """``one`` with corrected biases where they bring it nearer to float on calibration data, else itself."""
+        feeds = (batch.feeds for batch in FirstSamples(self.source, AUTO_SAMPLES).batches(CORRECTION_BATCH))
+        biases = corrected_biases(one.canonical, one.plan, feeds, self.options.threads)
+        if not biases:
+            return one
+        plan = replace(one.plan, provenance={**one.plan.provenance, "bias-correction": True})
+        codes = round_to_nearest(one.canonical, plan, biases)
+        model, passes = lower(one.canonical, plan, codes, self.target, self.options)
+        before = one.passes[: len(one.passes) - len(passes)]
+        other = self.judged(Compiled(one.canonical, plan, model, (*before, *passes)), reference)
+        return max(one, other, key=_fidelity)
+
 
 def lower(
-    canonical: ir.Model, plan: QuantPlan, target: Target, options: QuantizeOptions
+    canonical: ir.Model, plan: QuantPlan, codes: Mapping[str, Array], target: Target, options: QuantizeOptions
 ) -> tuple[ir.Model, tuple[PassResult, ...]]:
-    """The lowered copy of a canonical graph, and what each lowering pass did."""
+    """The lowered copy of a canonical graph, and what each lowering pass did; ``codes`` of the plan's constants."""
     lowered = canonical.clone()
     names = target.lower_qoperator if options.format == "qoperator" else target.lower
-    context = PassContext(target.name, plan, round_to_nearest(canonical, plan))
+    context = PassContext(target.name, plan, codes)
     return lowered, run_passes(lowered, [load_pass(name) for name in names], context, options.check_passes)
 
 

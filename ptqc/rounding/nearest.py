@@ -12,13 +12,16 @@ from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import constant_array
 
 
-def round_to_nearest(model: ir.Model, plan: QuantPlan) -> Mapping[str, Array]:
+def round_to_nearest(
+    model: ir.Model, plan: QuantPlan, biases: Mapping[str, Array] | None = None
+) -> Mapping[str, Array]:
     """Codes of every constant in ``plan``, by the plan's tensor name.
 
     Args:
         model: the canonical float graph of the plan.
         plan: weights and elementwise constants under their initializer's name, biases under
             :attr:`ptqc.graph.linear.Linear.bias_name`.
+        biases: float biases [O] by that name, in place of the model's own.
 
     Returns:
         Integer arrays in the storage type of each tensor's parameters, shaped as the float constants
@@ -32,7 +35,8 @@ def round_to_nearest(model: ir.Model, plan: QuantPlan) -> Mapping[str, Array]:
     for node in model.graph:
         parts = linear_parts(node)
         if parts is not None and parts.bias_name in plan.tensors and parts.bias_array is not None:
-            codes[parts.bias_name] = round_bias(parts.bias_array, plan, parts.bias_name)
+            bias = (biases or {}).get(parts.bias_name, parts.bias_array)
+            codes[parts.bias_name] = round_bias(bias, plan, parts.bias_name)
     return codes
 
 
