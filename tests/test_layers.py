@@ -1,6 +1,7 @@
 """The rules of docs/architecture.md on who may import what, and when."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -101,3 +102,10 @@ def test_an_import_against_the_layers_is_reported(tmp_path: Path) -> None:
     result = lint_imports(tmp_path)
     assert result.returncode == 1
     assert "ptqc.calibrate.planted -> ptqc.cli (l.1)" in result.stdout
+
+
+def test_architecture_names_every_module() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", text))
+    modules = [path for path in SOURCES if not path.name.startswith("__")]
+    assert [str(path.relative_to(REPOSITORY)) for path in modules if path.stem not in words] == []

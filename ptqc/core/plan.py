@@ -101,4 +101,4 @@ class QuantPlan:
 
     def text(self) -> str:
         """The plan as canonical JSON text: what hashes and equality are taken over."""
-        return json.dumps(self.to_json(), sort_keys=True, indent=1)
+        return json.dumps(self.to_json(), sort_keys=True)
