@@ -15,7 +15,11 @@ from ptqc.graph.walk import Names, is_constant, is_op, single_consumer
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 
 MICROSOFT = "com.microsoft"
-MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile")
+# Operators that give on codes what they give on real values; of Resize that holds for nearest only.
+MOVES = (
+    *("MaxPool", "ReduceMax", "ReduceMin", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"),
+    *("Gather", "Expand", "Tile", "DepthToSpace", "Resize", "Split"),
+)
 
 Inputs = list[ir.Value | None]
 
@@ -50,27 +54,30 @@ class QDQToQOperator:
             match = _quantized_sides(node)
             if match is None:
                 continue
-            new = _rewritten(node, *match, names)
+            codes, behind = match
+            new = _rewritten(node, codes, behind, names)
             if new is None:
                 refused.append(Refusal(node.name or "", f"{node.op_type} has no QLinear form with these inputs"))
                 continue
             model.graph.insert_before(node, new)
-            _replace(model.graph, node, match[1], new)
+            _replace(model.graph, node, behind, new)
             model.graph.opset_imports.setdefault(new.domain, 1)
             count += 1
         _remove_dead(model.graph)
         return Rewrites(count, tuple(refused))
 
 
-def _quantized_sides(node: ir.Node) -> tuple[list[Code | None], ir.Node] | None:
-    """Codes of each input (None for what is no quantized tensor) and the QuantizeLinear behind, if there is one."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear") or len(node.outputs) != 1:
+def _quantized_sides(node: ir.Node) -> tuple[list[Code | None], list[ir.Node]] | None:
+    """Codes of each input (None for what is no quantized tensor) and the QuantizeLinear behind each output, if all
+    have one."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return None
-    behind = single_consumer(node.outputs[0])
-    if behind is None or not is_op(behind, "QuantizeLinear"):
+    behind = [single_consumer(output) for output in node.outputs]
+    quantizers = [follower for follower in behind if follower is not None and is_op(follower, "QuantizeLinear")]
+    if len(quantizers) != len(node.outputs):
         return None
     codes = [_code(value) for value in node.inputs]
-    return (codes, behind) if any(codes) else None
+    return (codes, quantizers) if any(codes) else None
 
 
 def _code(value: ir.Value | None) -> Code | None:
@@ -82,16 +89,13 @@ def _code(value: ir.Value | None) -> Code | None:
     return Code(data, scale, zero_point)
 
 
-def _rewritten(node: ir.Node, codes: Sequence[Code | None], behind: ir.Node, names: Names) -> ir.Node | None:
+def _rewritten(node: ir.Node, codes: Sequence[Code | None], behind: Sequence[ir.Node], names: Names) -> ir.Node | None:
     """The operator on codes, or None where there is none."""
-    scale, zero_point = behind.inputs[1], behind.inputs[2]
     if is_op(node, *MOVES):
-        first = codes[0]
-        same = first is not None and _equal(first.scale, scale) and _equal(first.zero_point, zero_point)
-        found = ("", node.op_type, [first.value, *node.inputs[1:]]) if first is not None and same else None
+        found = _move(node, codes[0], behind)
     else:
         make = _FORMS.get(node.op_type) if node.domain == "" else None
-        found = None if make is None else make(node, list(codes), [scale, zero_point])
+        found = None if make is None else make(node, list(codes), list(behind[0].inputs[1:3]))
     if found is None:
         return None
     domain, operator, inputs = found
@@ -100,11 +104,24 @@ def _rewritten(node: ir.Node, codes: Sequence[Code | None], behind: ir.Node, nam
         kept = attributes
     else:
         kept = []
-    output = ir.Value(name=names.fresh(f"{node.outputs[0].name}_codes"), type=ir.TensorType(ir.DataType.UINT8))
-    return ir.Node(domain, operator, inputs, kept, outputs=[output], name=names.fresh(f"{node.name}_quantized"))
+    outputs = [
+        ir.Value(name=names.fresh(f"{value.name}_codes"), type=ir.TensorType(ir.DataType.UINT8))
+        for value in node.outputs
+    ]
+    return ir.Node(domain, operator, inputs, kept, outputs=outputs, name=names.fresh(f"{node.name}_quantized"))
 
 
 Form = tuple[str, str, Inputs]
+
+
+def _move(node: ir.Node, data: Code | None, behind: Sequence[ir.Node]) -> Form | None:
+    """The same operator on the codes, where these have the same meaning on all sides."""
+    if data is None or (node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest"):
+        return None
+    for follower in behind:
+        if not (_equal(data.scale, follower.inputs[1]) and _equal(data.zero_point, follower.inputs[2])):
+            return None
+    return "", node.op_type, [data.value, *node.inputs[1:]]
 
 
 def _conv(node: ir.Node, codes: list[Code | None], output: Inputs) -> Form | None:
@@ -180,15 +197,18 @@ def _equal(first: ir.Value, second: ir.Value | None) -> bool:
     return one is not None and other is not None and bool((one.numpy() == other.numpy()).all())
 
 
-def _replace(graph: ir.Graph, node: ir.Node, behind: ir.Node, new: ir.Node) -> None:
-    """``new`` takes the place of ``node`` and of the QuantizeLinear behind it."""
-    old = behind.outputs[0]
-    new.outputs[0].shape = old.shape
-    name = old.name
-    old.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
-    graph.remove(behind, safe=True)
+def _replace(graph: ir.Graph, node: ir.Node, behind: Sequence[ir.Node], new: ir.Node) -> None:
+    """``new`` takes the place of ``node`` and of the QuantizeLinear behind each of its outputs."""
+    taken = []
+    for follower, output in zip(behind, new.outputs, strict=True):
+        old = follower.outputs[0]
+        output.shape = old.shape
+        taken.append(old.name)
+        old.replace_all_uses_with(output, replace_graph_outputs=True)
+        graph.remove(follower, safe=True)
     graph.remove(node, safe=True)
-    new.outputs[0].name = name
+    for name, output in zip(taken, new.outputs, strict=True):
+        output.name = name
 
 
 def _remove_dead(graph: ir.Graph) -> None:

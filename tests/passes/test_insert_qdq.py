@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,8 @@ def test_text_kernels_and_numbers(name):
 
     path = FOLDER / f"{name}.txt"
     written = f"{before}\n// qdq\n{to_text(pairs.model)}\n// qoperator\n{to_text(operators.model)}"
+    # Codes of biases hold means over data, whose last digits differ between machines.
+    written = re.sub(r"(INT32\[\d+\]) (= \{.*\}|#\w+)", r"\1", written)
     if os.environ.get("PTQC_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(written)
