@@ -103,6 +103,8 @@ class _Writer:
         value, clamped = node.inputs[0], node.outputs[0]
         assert value is not None
         name = clamped.name
+        if clamped.is_graph_output():
+            value.shape, value.type = clamped.shape, clamped.type  # as the model declares its output
         clamped.replace_all_uses_with(value, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
         value.name = name

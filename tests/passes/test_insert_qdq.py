@@ -198,6 +198,16 @@ def test_a_bias_too_great_for_int32_widens_the_weights_of_its_channel():
     assert quality(expected, found) > 30
 
 
+def test_an_output_behind_an_absorbed_clamp_keeps_its_declared_shape():
+    model = network(f"{HEAD} {{ [conv] t = Conv(x, w) [one] u = Conv(t, w2) [relu] y = Relu(u) }}")
+    inner = model.graph.outputs[0].producer().inputs[0]
+    inner.shape = ir.Shape(["unk__1", 4, 6, 6])  # what inference may call it
+    declared = model.graph.outputs[0].shape
+    done = compiled(model)
+    assert done.plan.nodes["relu"].form is Form.ABSORBED
+    assert done.model.graph.outputs[0].shape == declared
+
+
 def test_a_pass_without_a_plan_is_a_mistake_of_the_caller():
     model = network(CASES["relu_absorbed"][0])
     with pytest.raises(ValueError, match="plan"):
