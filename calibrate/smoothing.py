@@ -50,7 +50,7 @@ def find_smoothing(
         error, factors = after[one.tensor]
         gain = before[one.tensor] - error
         least = FREE_GAIN if one.foldable else PAID_GAIN
-        pays = one.foldable or gain / total > PAID_SHARE * rows[one.tensor].width / width
+        pays = one.foldable or gain * width > PAID_SHARE * rows[one.tensor].width * total  # both may be zero
         if gain > least * before[one.tensor] and pays:
             chosen[one.tensor] = factors
     return chosen
