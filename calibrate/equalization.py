@@ -4,14 +4,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.first import FirstSamples
-from ptqc.calibrate.observe import batch_size
 from ptqc.calibrate.source import Source
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.chains import find_chains
 
 EXTENT_ORDER = 8
-SAMPLES = 64
+SAMPLES, BATCH = 64, 4  # the largest tensors are not among those looked at, and decide what fits into memory
 LEAST_FACTOR = 2.0**-10  # channels that hardly ever have a value are not blown up beyond this
 
 
@@ -34,7 +33,7 @@ def equalizing_factors(model: ir.Model, source: Source, threads: int) -> dict[st
     names = tuple(dict.fromkeys(ranged.values()))
     runner = TensorRunner(model, names, threads)
     sums: dict[str, Array] = {}
-    for batch in FirstSamples(source, SAMPLES).batches(batch_size(runner.run, names, source)):
+    for batch in FirstSamples(source, SAMPLES).batches(BATCH):
         for name, values in runner.run(batch.feeds).items():
             squares = np.square(values, dtype=np.float64)
             powers = np.square(np.square(squares)).mean(axis=_others(values)) * batch.samples

@@ -37,7 +37,7 @@ from ptqc.targets.target import Target
 
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
-CORRECTION_BATCH = 4
+CORRECTION_BATCH = 1  # the runtime holds the tensors of all layers at a time
 
 
 @dataclass(frozen=True, slots=True)
