@@ -1,4 +1,4 @@
-"""Random networks of the operators that convolutional networks are made of, drawn by hypothesis.
+"""Random networks of the operators that convolutional networks and transformers are made of, drawn by hypothesis.
 
 Weights are drawn as training leaves them: channels of very different magnitude, some of them dead. A network keeps
 the variance of its activations roughly, so that 8 bits suffice for every tensor.
@@ -20,7 +20,7 @@ from ptqc.graph.text import to_text
 # What has an integer kernel in every setting that the generator draws.
 INTEGER = frozenset(
     "Conv Gemm MatMul Add Mul Concat MaxPool Relu Clip LeakyRelu Sigmoid Flatten Reshape Transpose Split Pad "
-    "GlobalAveragePool AveragePool BatchNormalization".split()
+    "GlobalAveragePool AveragePool BatchNormalization Resize".split()
 )
 
 
@@ -165,6 +165,74 @@ def move(net: Network, x: str) -> str:
     return split(net, x)
 
 
+def excite(net: Network, x: str) -> str:
+    """Squeeze and excite: spatial means, two convolutions, a gate for each channel."""
+    n, c, *_ = shape = net.shapes[x]
+    if net.draw(st.booleans()):
+        mean = net.node("GlobalAveragePool", [x], (n, c, 1, 1))
+    elif net.opset >= 18:
+        mean = net.node("ReduceMean", [x, net.constant(np.array([2, 3], np.int64))], (n, c, 1, 1), keepdims=1)
+    else:
+        mean = net.node("ReduceMean", [x], (n, c, 1, 1), axes=[2, 3], keepdims=1)
+    small = max(1, c // 2)
+    inner = net.node("Conv", [mean, net.constant(net.weights(small, c, 1, 1))], (n, small, 1, 1))
+    inner = net.node("Relu", [inner], (n, small, 1, 1))
+    gate = net.node("Conv", [inner, net.constant(net.weights(c, small, 1, 1))], (n, c, 1, 1))
+    kind, attributes = net.draw(st.sampled_from([("Sigmoid", {}), ("HardSigmoid", {"alpha": 1 / 6})]))
+    return net.node("Mul", [x, net.node(kind, [gate], (n, c, 1, 1), **attributes)], shape)
+
+
+def bend_in_float(net: Network, x: str) -> str:
+    """An operator that has no integer kernel."""
+    n, c, h, w = shape = net.shapes[x]
+    kind = net.draw(st.sampled_from(["Tanh", "Softplus", "Elu", "PRelu", "ConvTranspose"]))
+    if kind == "PRelu":
+        return net.node(kind, [x, net.constant(np.full((c, 1, 1), 0.2, np.float32))], shape)
+    if kind == "ConvTranspose":
+        weights = np.ascontiguousarray(net.weights(c, c, 2, 2))
+        inputs = [x, net.constant(weights)]
+        return net.node(kind, inputs, (n, c, h + 1, w + 1), kernel_shape=[2, 2])
+    return net.node(kind, [x], shape)
+
+
+def enlarge(net: Network, x: str) -> str:
+    """Nearest neighbours, twice the size."""
+    n, c, h, w = net.shapes[x]
+    if h > 10:
+        return x
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    inputs = [x, net.constant(np.zeros(0, np.float32)), scales] if net.opset < 13 else [x, "", scales]
+    return net.node("Resize", inputs, (n, c, 2 * h, 2 * w), **how)
+
+
+def attend(net: Network, x: str) -> str:
+    """Self-attention over positions with LayerNormalization and a residual, where the opset knows it.
+
+    Products of queries and keys are small: Softmax of great ones picks single positions, and one code decides which.
+    """
+    n, c, h, w = shape = net.shapes[x]
+    if net.opset < 17:
+        return x
+    flat = net.node("Reshape", [x, net.constant(np.array([0, c, h * w], np.int64))], (n, c, h * w))
+    tokens = net.node("Transpose", [flat], (n, h * w, c), perm=[0, 2, 1])
+    scale, bias = (0.5 + net.rng.random(c)).astype(np.float32), net.bias(c)
+    normed = net.node("LayerNormalization", [tokens, net.constant(scale), net.constant(bias)], (n, h * w, c))
+    parts = []
+    for magnitude in (0.3, 0.3, 1.0):
+        weights_of_part = net.constant(net.weights(c, c) * np.float32(magnitude))
+        part = net.node("MatMul", [normed, weights_of_part], (n, h * w, c))
+        parts.append(net.node("Add", [part, net.constant(net.bias(c))], (n, h * w, c)))
+    keys = net.node("Transpose", [parts[1]], (n, c, h * w), perm=[0, 2, 1])
+    weights = net.node("MatMul", [parts[0], keys], (n, h * w, h * w))
+    weights = net.node("Softmax", [weights], (n, h * w, h * w), axis=2)
+    mixed = net.node("MatMul", [weights, parts[2]], (n, h * w, c))
+    mixed = net.node("MatMul", [mixed, net.constant(net.weights(c, c))], (n, h * w, c))
+    added = net.node("Add", [tokens, mixed], (n, h * w, c))
+    back = net.node("Transpose", [added], (n, c, h * w), perm=[0, 2, 1])
+    return net.node("Reshape", [back, net.constant(np.array([0, c, h, w], np.int64))], shape)
+
+
 def split(net: Network, x: str) -> str:
     """Split into two parts of channels, of which the second is used."""
     n, c, h, w = net.shapes[x]
@@ -219,7 +287,10 @@ class Case:
         printer.text(f"opset {self.model.opset_import[0].version}\n{to_text(load_model(self.model))}")
 
 
-STEPS = [(convolve, 5), (normalise, 2), (activate, 3), (hard_swish, 1), (combine, 3), (pool, 1), (move, 2)]
+STEPS = [
+    *((convolve, 5), (normalise, 2), (activate, 3), (hard_swish, 1), (combine, 3), (pool, 1), (move, 2)),
+    *((excite, 1), (bend_in_float, 1), (enlarge, 1), (attend, 1)),
+]
 
 
 @st.composite

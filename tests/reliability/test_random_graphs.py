@@ -95,7 +95,7 @@ def check(case: Case, chosen: QuantizeOptions, result: Result) -> None:
         quality, agreement = sqnr(exact, one), sqnr(other, one)
         assert quality > LEAST_DB.get(chosen.calibration_method, 15.0) or np.ptp(exact) == 0, quality
         # Kernels and single operators may round an intermediate code differently, which is less than quantizing costs.
-        assert agreement >= max(quality, 15.0), (agreement, quality)
+        assert agreement >= min(max(quality, 15.0), 40.0), (agreement, quality)
     dynamic = any(node.form is Form.DYNAMIC for node in result.plan.nodes.values())
     if set(case.operators) <= INTEGER and not dynamic:
         assert result.report.fusion is not None
