@@ -20,9 +20,14 @@ CONSUMER_ERROR = "consumer-error"
 
 
 def observe(
-    model: ir.Model, requests: Sequence[RangeRequest], source: Source, threads: int, progress: Steps | None = None
+    model: ir.Model,
+    requests: Sequence[RangeRequest],
+    source: Source,
+    threads: int,
+    progress: Steps | None = None,
+    methods: Sequence[str] = (),
 ) -> dict[str, Statistics]:
-    """Statistics of every requested tensor over the whole of ``source``.
+    """Statistics of every requested tensor over the whole of ``source``: what ``methods`` need, or all.
 
     Raises DataError for NaN or Inf in a tensor, naming it and the sample.
     """
@@ -30,12 +35,13 @@ def observe(
     if not tensors:
         return {}
     tensors = list(dict.fromkeys(tensors))
+    details = not methods or not set(methods) <= {CONSUMER_ERROR, "minmax"}
     cache = Cache.of_user()
-    key = content_key(graph=graph_hash(model), data=source.digest, tensors=tensors, threads=threads)
+    key = content_key(graph=graph_hash(model), data=source.digest, tensors=tensors, threads=threads, details=details)
     statistics = cache.load_statistics(key, tensors)
     if statistics is None:
         runner = TensorRunner(model, tensors, threads)
-        statistics = collect_statistics(runner.run, tensors, source, progress=progress)
+        statistics = collect_statistics(runner.run, tensors, source, details=details, progress=progress)
         cache.store_statistics(key, statistics)
     elif progress is not None:
         progress(len(source), len(source))

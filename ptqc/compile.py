@@ -137,7 +137,7 @@ class _Compiler:
         inputs = product_inputs(canonical, placement) if self.restrictions.activations == "auto" else ()
         rows = collect_rows(canonical, inputs, self.source, threads)
         requests = [group.request for group in make_groups(canonical, placement)]
-        statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"))
+        statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"), methods)
         found = []
         for method in methods:
             search = partial(self.progress, "ranges")

@@ -116,7 +116,7 @@ class Statistics:
     Attributes:
         count: finite values seen.
         minimum, maximum: extremes of the finite values.
-        total, total_squares: sums of the finite values and of their squares, float64.
+        total, total_squares: sums of the finite values and of their squares, float64; None where not asked for.
         histogram: of a fixed, evenly spaced selection where a sample is large; None where not asked for.
         nans, infinities: values that are no numbers; the others do not include them.
     """
@@ -124,8 +124,8 @@ class Statistics:
     count: int
     minimum: float
     maximum: float
-    total: float
-    total_squares: float
+    total: float | None
+    total_squares: float | None
     histogram: Histogram | None = None
     nans: int = 0
     infinities: int = 0
@@ -133,12 +133,12 @@ class Statistics:
     @property
     def mean(self) -> float:
         """Mean of the finite values."""
-        return self.total / max(self.count, 1)
+        return (self.total or 0.0) / max(self.count, 1)
 
     @property
     def variance(self) -> float:
         """Variance (population) of the finite values."""
-        return max(self.total_squares / max(self.count, 1) - self.mean**2, 0.0)
+        return max((self.total_squares or 0.0) / max(self.count, 1) - self.mean**2, 0.0)
 
     def merged(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of values."""
@@ -150,8 +150,8 @@ class Statistics:
             self.count + other.count,
             min(self.minimum, other.minimum),
             max(self.maximum, other.maximum),
-            self.total + other.total,
-            self.total_squares + other.total_squares,
+            _sum(self.total, other.total),
+            _sum(self.total_squares, other.total_squares),
             histogram,
             self.nans + other.nans,
             self.infinities + other.infinities,
@@ -173,9 +173,10 @@ class Statistics:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`; ValueError, TypeError or KeyError on anything else."""
-        floats = [float(data[key]) for key in ("minimum", "maximum", "total", "total_squares")]
+        floats = [float(data[key]) for key in ("minimum", "maximum")]
+        sums = [None if data[key] is None else float(data[key]) for key in ("total", "total_squares")]
         counts = [data[key] for key in ("count", "nans", "infinities")]
-        if not all(map(math.isfinite, floats)) or floats[0] > floats[1]:
+        if not all(math.isfinite(number) for number in (*floats, *sums) if number is not None) or floats[0] > floats[1]:
             raise ValueError("bad extremes or sums")
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("counts must be whole numbers")
@@ -184,9 +185,13 @@ class Statistics:
             count=counts[0],
             minimum=floats[0],
             maximum=floats[1],
-            total=floats[2],
-            total_squares=floats[3],
+            total=sums[0],
+            total_squares=sums[1],
             histogram=histogram,
             nans=counts[1],
             infinities=counts[2],
         )
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b

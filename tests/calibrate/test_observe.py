@@ -11,7 +11,7 @@ from ptqc.calibrate.observe import SELECTED, batch_size, collect_statistics, sel
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import InputSpec
 from ptqc.core.errors import DataError
-from ptqc.core.statistics import MAX_BINS, Histogram
+from ptqc.core.statistics import MAX_BINS, Histogram, Statistics
 
 X = InputSpec("x", np.dtype(np.float32), ("N", 6))
 
@@ -78,6 +78,16 @@ def test_bad_values_name_tensor_and_sample(bad):
     assert "'relu'" in str(caught.value)
     assert "sample 17" in str(caught.value)
     assert ("NaN" if np.isnan(bad) else "Inf") in str(caught.value)
+
+
+def test_extremes_alone():
+    whole = collect_statistics(run, TENSORS, source_of(DATA))
+    extremes = collect_statistics(run, TENSORS, source_of(DATA), details=False)
+    for name, seen in extremes.items():
+        assert (seen.count, seen.minimum, seen.maximum) == (whole[name].count, whole[name].minimum, whole[name].maximum)
+        assert (seen.total, seen.total_squares, seen.histogram) == (None, None, None)
+        assert Statistics.from_json(seen.to_json()).to_json() == seen.to_json()
+        assert seen.merged(seen).count == 2 * seen.count
 
 
 def test_sizes_that_vary_and_tensors_without_values():
