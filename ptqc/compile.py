@@ -174,8 +174,10 @@ class _Compiler:
 
     def corrected(self, one: Compiled, reference: ir.Model) -> Compiled:
         """``one`` with corrected biases where they bring it nearer to float on calibration data, else itself."""
-        feeds = (batch.feeds for batch in FirstSamples(self.source, AUTO_SAMPLES).batches(CORRECTION_BATCH))
-        biases = corrected_biases(one.canonical, one.plan, feeds, self.options.threads)
+        batches = (
+            (batch.feeds, batch.samples) for batch in FirstSamples(self.source, AUTO_SAMPLES).batches(CORRECTION_BATCH)
+        )
+        biases = corrected_biases(one.canonical, one.plan, batches, self.options.threads)
         if not biases:
             return one
         plan = replace(one.plan, provenance={**one.plan.provenance, "bias-correction": True})

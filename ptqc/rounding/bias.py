@@ -18,13 +18,13 @@ from ptqc.graph.walk import Names, add_initializer
 
 
 def corrected_biases(
-    model: ir.Model, plan: QuantPlan, feeds: Iterable[Mapping[str, Array]], threads: int = 1
+    model: ir.Model, plan: QuantPlan, batches: Iterable[tuple[Mapping[str, Array], int]], threads: int = 1
 ) -> dict[str, Array]:
     """Float biases [O] from which the mean error of each node's quantized weights and input is taken off.
 
     Args:
         model: the canonical float graph of ``plan``; it stays unchanged.
-        feeds: calibration inputs, batch by batch; batches count alike.
+        batches: calibration inputs and how many samples they hold.
 
     Returns:
         Plan's name of the bias -> float64 [O], for every linear node with a quantized bias.
@@ -35,18 +35,18 @@ def corrected_biases(
         return {}
     runner = TensorRunner(probed, list(errors.values()), threads)
     sums = {name: np.zeros(0) for name in errors}
-    batches = 0
-    for feed in feeds:
-        found = runner.run(feed)
+    samples = 0
+    for feeds, count in batches:
+        found = runner.run(feeds)
         for name, tensor in errors.items():
-            mean = _channel_means(found[tensor])
-            sums[name] = mean if batches == 0 else sums[name] + mean
-        batches += 1
+            total = _channel_means(found[tensor]) * count
+            sums[name] = total if samples == 0 else sums[name] + total
+        samples += count
     biases = {}
     for node in model.graph:
         parts = linear_parts(node)
         if parts is not None and parts.bias_name in errors and parts.bias_array is not None:
-            biases[parts.bias_name] = parts.bias_array.astype(np.float64) - sums[parts.bias_name] / max(batches, 1)
+            biases[parts.bias_name] = parts.bias_array.astype(np.float64) - sums[parts.bias_name] / max(samples, 1)
     return biases
 
 
