@@ -73,7 +73,10 @@ def _open_path(
         path.stat()
     except (OSError, ValueError) as error:
         raise DataError(
-            "the data cannot be found", where=quoted(path), why=str(error).split(":")[0], fix="check its path"
+            "the data cannot be found",
+            where=quoted(path),
+            why=getattr(error, "strerror", None) or str(error),
+            fix="check its path",
         ) from error
     kind, files = _kind(path)
     if kind == "images":

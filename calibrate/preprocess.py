@@ -23,6 +23,7 @@ WORDS = {
     "resize_mode": ("shorter", "exact"),
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
 }
+ASSUMED = "no preprocessing was given: pixels were divided by 255, without mean and std"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class Preprocessing:
             key, separator, value = part.partition("=")
             if not separator:
                 raise OptionError(
-                    f"{quoted(part)} is no preprocessing step", fix="write key=value pairs like resize=256,crop=224"
+                    f"{quoted(part)} is no preprocessing step",
+                    why=f"the keys are {', '.join(item.name for item in fields(cls))}",
+                    fix="write key=value pairs like resize=256,crop=224",
                 )
             if key.strip() in table:
                 raise OptionError(f"the preprocessing key {quoted(key)} is given twice")
@@ -170,7 +173,7 @@ def completed(steps: Preprocessing | None, spec: InputSpec) -> tuple[Preprocessi
         large = max(map(abs, (*given.mean, *given.std))) > 2
         done = replace(done, scale=1.0 if large or not is_float(spec.dtype) else 255.0)
     if steps is None and is_float(spec.dtype):
-        notes.append("no preprocessing was given: pixels were divided by 255, without mean and std")
+        notes.append(ASSUMED)
     wanted = given.crop or (given.resize if given.resize_mode == "exact" else None)
     height, width = size
     if height is not None and width is not None:

@@ -2,12 +2,13 @@
 
 import re
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from ptqc.core.errors import OptionError, PassError, nearest, quoted
+from ptqc.core.errors import OptionError, PassError, PtqcError, nearest, quoted
 from ptqc.passes.base import AnyPass, Fact, PassContext, Refusal, Rewrites
 from ptqc.passes.facts import check_fact
 from ptqc.passes.probe import Probe, check_structure, difference, evaluate, make_probe
@@ -142,6 +143,28 @@ def _givers(fact: Fact, passes: Sequence[AnyPass]) -> list[str]:
 
 
 def _run_one(model: ir.Model, one: AnyPass, context: PassContext) -> Rewrites:
+    """What the pass did. PassError where a pass that is not ptqc's own raises, or returns something else."""
+    if type(one).__module__.startswith("ptqc."):
+        return _rewrite(model, one, context)
+    try:
+        rewrites = _rewrite(model, one, context)
+    except PtqcError:
+        raise
+    except Exception as error:  # code of others may raise anything; it is reported as theirs
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise PassError(
+            f"pass {quoted(one.spec.name)} failed",
+            why=f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})",
+            fix="leave it out, or report it to its author",
+        ) from error
+    if not isinstance(rewrites, Rewrites):
+        raise PassError(
+            f"pass {quoted(one.spec.name)} returned {type(rewrites).__name__}", fix="return Rewrites(count)"
+        )
+    return rewrites
+
+
+def _rewrite(model: ir.Model, one: AnyPass, context: PassContext) -> Rewrites:
     if one.spec.graph == "ir":
         return one.run(model, context)
     from ptqc.graph.surgeon import from_surgeon, to_surgeon

@@ -1,7 +1,8 @@
 """What the user demands of single nodes: ``--keep-float``, ``--precision``, ``--op-types``, ``--activations``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -54,7 +55,9 @@ class Restrictions:
         names = [node.name or "" for node in model.graph]
         for pattern in (*self.float_patterns, *(p for p, _ in self.precisions)):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise OptionError(f"no node matches the pattern {quoted(pattern)}", fix=nearest(pattern, names[:200]))
+                raise OptionError(
+                    f"no node matches the pattern {quoted(pattern)}", fix=_nearest_pattern(pattern, names)
+                )
         operators = sorted({node.op_type for node in model.graph})
         for operator in self.op_types:
             if operator not in operators:
@@ -62,3 +65,13 @@ class Restrictions:
         for _, precision in self.precisions:
             if precision not in (FLOAT, W8A8):
                 raise OptionError(f"precision {precision} is not available here", fix="use w8a8 or float")
+
+
+def _nearest_pattern(pattern: str, names: Sequence[str]) -> str:
+    """What would match; never the whole list, as a model has thousands of names."""
+    wider = f"*{pattern.strip('*')}*"
+    if any(fnmatchcase(name, wider) for name in names):
+        return f"patterns match whole names: write {quoted(wider)}"
+    if get_close_matches(pattern, names, n=1):
+        return nearest(pattern, names)
+    return "ptqc inspect --target int8 prints the names"

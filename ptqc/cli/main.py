@@ -24,7 +24,7 @@ import click
 from ptqc import __version__
 from ptqc.core.errors import OptionError, PtqcError, nearest, quoted
 
-DEFECT, INTERRUPTED, TERMINATED = 3, 130, 143
+DEFECT, INTERRUPTED, UNREAD, TERMINATED = 3, 130, 141, 143
 
 # Name -> one line for the list of commands; the command is ``command`` in ptqc/cli/<name>.py.
 COMMANDS = {
@@ -78,6 +78,9 @@ class Group(click.Group):
             code = TERMINATED if isinstance(error.__cause__, _Terminated) else INTERRUPTED
         except click.ClickException as error:
             code = _refuse(_usage_error(error), given)
+        except SystemExit:
+            # From click where nobody reads the output any more (| head). Its 1 would mean a limit that is not met.
+            code = UNREAD
         except MemoryError:
             fix = "use fewer samples with --samples, or a machine with more memory"
             code = _refuse(PtqcError("there is not enough memory", fix=fix), given)

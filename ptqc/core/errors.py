@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import ClassVar
 
+MOST_LISTED = 40
+
 
 def quoted(text: object, limit: int = 120) -> str:
     """``text`` in quotes, escaped and shortened: names from files are untrusted input."""
@@ -17,11 +19,12 @@ def quoted(text: object, limit: int = 120) -> str:
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """A sentence that names the valid word nearest to ``name``, or lists the valid ones."""
+    """A sentence that names the valid word nearest to ``name``, or lists the valid ones (the first of many)."""
     close = get_close_matches(name, valid, n=1)
     if close:
         return f"did you mean {quoted(close[0])}?"
-    return "valid are: " + ", ".join(sorted(valid))
+    more = f" and {len(valid) - MOST_LISTED} more" if len(valid) > MOST_LISTED else ""
+    return "valid are: " + ", ".join(sorted(valid)[:MOST_LISTED]) + more
 
 
 class PtqcError(Exception):

@@ -8,6 +8,7 @@ from ptqc.report.report import Report
 from ptqc.report.summary import SHARE_METRICS, count_text, difference_text, printable, short_name
 
 FAITHFUL_DB = 15.0  # below it, predictions usually change
+POOR_ACCURACY = 0.2  # few would quantize such a model
 NAMED = 3  # layers or nodes that a warning names
 
 
@@ -55,7 +56,12 @@ def _fidelity(report: Report) -> Iterator[str]:
 
 def _accuracy(report: Report) -> Iterator[str]:
     figures = report.figures
-    change = figures.accuracy_difference
+    change, own = figures.accuracy_difference, figures.accuracy_float
+    if figures.metric in SHARE_METRICS and own is not None and own.high is not None and own.high < POOR_ACCURACY:
+        yield (
+            f"float itself has only {own.value:.1%} {figures.metric}: "
+            "the preprocessing or the labels may not be those of its training."
+        )
     if change is None or figures.metric not in SHARE_METRICS or change.high is None or change.high >= 0:
         return
     if change.value <= -0.01:

@@ -96,7 +96,7 @@ def _drop_result(limit: str, report: Report) -> GateResult:
     if report.figures.metric in ("top1", "top5"):
         if allowed > 1 or (allowed == 1 and "%" not in limit):
             raise OptionError(f"--max-drop {limit} allows everything to be lost", fix=f"write {limit}% for points")
-        return GateResult("max-drop", limit, f"{drop * 100:.2f} points", drop <= allowed + ROUNDING)
+        return GateResult("max-drop", limit, f"{round(drop * 100, 2) + 0.0:.2f} points", drop <= allowed + ROUNDING)
     return GateResult("max-drop", limit, f"{drop:.6g}", drop <= allowed + ROUNDING)
 
 

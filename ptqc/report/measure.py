@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ptqc import __version__
 from ptqc.calibrate.first import FirstSamples
+from ptqc.calibrate.preprocess import ASSUMED
 from ptqc.calibrate.source import Source
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
@@ -72,6 +73,7 @@ def measure(run: Run, progress: Progress) -> Report:
     start = time.perf_counter()
     figures = _figures(run, progress)
     fusion = check_fusion(run.compiled)
+    notes = tuple(dict.fromkeys((*run.loaded.notes, *run.source.notes, *run.judged.notes)))
     report = Report(
         model=FileInfo(str(run.loaded.path or ""), run.loaded.size, run.loaded.sha256),
         target=run.plan.target,
@@ -83,7 +85,9 @@ def measure(run: Run, progress: Progress) -> Report:
         fusion=_fusion_info(fusion),
         layers=_layers(run, fusion, progress),
         passes=_pass_infos(run.passes),
-        notes=(*run.loaded.notes, *run.source.notes),
+        notes=notes,
+        # The most frequent cause of bad results must not hide among the notes.
+        warnings=tuple(note for note in notes if note == ASSUMED),
         peak_memory_bytes=_peak_memory(),
     )
     seconds = {**run.seconds, "measure": time.perf_counter() - start}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_LAYERS = 20
 SHOWN_ISLANDS = 10
+NAME_WIDTH = 36  # of layers, in a table with nine columns
 
 
 def report_renderables(report: Report, everything: bool = False) -> list[Any]:
@@ -104,7 +105,7 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
     for number, layer in shown:
         share = "" if layer.share is None else f"{layer.share:.1%}"
         macs, weights = count_text(layer.macs) if layer.macs else "", size_text(layer.weight_bytes)
-        names = (short_name(layer.name), printable(layer.op, 30), printable(layer.precision, 20))
+        names = (short_name(layer.name, NAME_WIDTH), printable(layer.op, 30), printable(layer.precision, 20))
         figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
         why = printable(layer.reason, 120) if everything or layer.precision == "float" else ""
         table.add_row(str(number), *names, *figure_cells, why)

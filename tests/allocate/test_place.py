@@ -224,6 +224,7 @@ def test_the_user_decides(restrictions, expected, words):
     ("restrictions", "words"),
     [
         (Restrictions(float_patterns=("l3*",)), ["no node matches", "l3*"]),
+        (Restrictions(float_patterns=("_conv",)), ["no node matches", "whole names: write '*_conv*'"]),
         (Restrictions(precisions=(("l1_Conv", FLOAT),)), ["no node matches", "did you mean 'l1_conv'"]),
         (Restrictions(op_types=("Cnov",)), ["'Cnov'", "did you mean 'Conv'"]),
         (Restrictions(precisions=(("*", Precision(4, 8)),)), ["w4a8 is not available"]),

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CODE = "from ptqc.cli.main import main; main()"
@@ -52,6 +54,30 @@ def test_failed_limit_leaves_nothing(ptqc, models, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_in_the_wrong_units_are_pointed_out(ptqc, models, tmp_path):
+    with np.load(models / "digits_calib.npz") as data:
+        for number, (image, label) in enumerate(zip(data["image"][:32, 0], data["labels"][:32], strict=True)):
+            file = tmp_path / "photos" / str(label) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(((image - image.min()) / np.ptp(image) * 255).astype(np.uint8)).save(file)
+    args = ("quantize", models / "digits_resnet.onnx", "--data", "photos", "-o", "net.onnx", "--no-measure", "--json")
+    wrong, right = ptqc(*args), ptqc(*args, "--preprocess", "mean=0.3,std=0.32")
+    assert "no preprocessing was given" in wrong.stderr
+    assert "float itself has only" in wrong.stderr
+    assert right.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes differ")
+def test_a_reader_that_goes_away_is_no_failed_limit(models, tmp_path):
+    command = [sys.executable, "-c", CODE, "inspect", str(models / "digits_resnet.onnx"), "--graph"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        errors = running.stderr.read()
+    assert running.returncode == 141
+    assert b"Traceback" not in errors
+
+
 def test_missing_data_says_what_to_give(ptqc, models, tmp_path):
     done = ptqc("quantize", models / "digits_resnet.onnx", "-o", "net.onnx")
     assert done.exit_code == 2
@@ -68,7 +94,13 @@ def test_an_interruption_leaves_nothing(models, tmp_path, number, code):
     args = ("eval", models / "digits_resnet.onnx", "--data", data, "--samples", 1, "--metric", "slow_metric:wait")
     command = [sys.executable, "-B", "-c", CODE, *map(str, args)]
     running = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(300):
         if (tmp_path / "started").exists():

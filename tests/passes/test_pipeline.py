@@ -153,3 +153,29 @@ def test_placing_passes() -> None:
         insert_after(chain, "fold-pads", new)
     with pytest.raises(OptionError, match="is no pass"):
         insert_from_option(chain, "fold-pad@beside=fold-pad")
+
+
+class Foreign:
+    """A pass of the user's own that does what its field says."""
+
+    spec: ClassVar[PassSpec] = PassSpec("foreign")
+
+    def __init__(self, deed: str) -> None:
+        self.deed = deed
+
+    def run(self, model: ir.Model, context: PassContext) -> Rewrites:
+        if self.deed == "raise":
+            raise ZeroDivisionError("by hand")
+        return None  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("raise", r"pass 'foreign' failed. ZeroDivisionError: by hand \(.*test_pipeline.py, line"),
+        ("forget", "pass 'foreign' returned NoneType. return Rewrites"),
+    ],
+)
+def test_what_fails_in_a_foreign_pass_is_reported_as_its_author_s(deed, words):
+    with pytest.raises(PassError, match=words):
+        run_passes(small(), [Foreign(deed)], PassContext())
