@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from ptqc.graph.load import load_model
+from ptqc.graph.save import serialize
 
 CONV_RELU = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -57,3 +61,16 @@ def run(model: bytes, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
 
     outputs: list[NDArray[Any]] = create_session(model).run(None, dict(feeds))
     return outputs
+
+
+X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+def same(model: onnx.ModelProto, feeds: dict[str, NDArray[Any]], tolerance: float = 0.0) -> ir.Model:
+    """Imports ``model`` and compares all outputs with the original in onnxruntime."""
+    loaded = load_model(model)
+    before, after = run(model.SerializeToString(), feeds), run(serialize(loaded), feeds)
+    assert [array.dtype for array in before] == [array.dtype for array in after]
+    for expected, got in zip(before, after, strict=True):
+        np.testing.assert_allclose(got.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance)
+    return loaded
