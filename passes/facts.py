@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from ptqc.core.plan import Form, QuantPlan
 from ptqc.graph.walk import is_op
 from ptqc.passes.base import Fact, PassContext
 
@@ -55,10 +56,11 @@ def no_batchnorm(model: ir.Model, context: PassContext) -> str | None:
 
 
 def quantized(model: ir.Model, context: PassContext) -> str | None:
-    """Every tensor of the plan is written by, or read from, integer codes."""
+    """Every tensor of the plan is written by, or read from, integer codes; constants that stay for others aside."""
     if context.plan is None:
         return "there is no plan"
-    names = {value.name for value in model.graph.inputs} | set(model.graph.initializers)
+    names = {value.name for value in model.graph.inputs}
+    names |= {name for name, value in model.graph.initializers.items() if _read_as_codes(value, context.plan)}
     written: set[str | None] = set()
     for node in model.graph:
         names.update(value.name for value in node.outputs)
@@ -69,6 +71,12 @@ def quantized(model: ir.Model, context: PassContext) -> str | None:
         if name in names and name not in written:
             return f"tensor '{name}' of the plan is not quantized"
     return None
+
+
+def _read_as_codes(constant: ir.Value, plan: QuantPlan) -> bool:
+    """Whether the plan gives a reader of ``constant`` integer operands."""
+    plans = [plan.nodes.get(use.node.name or "") for use in constant.uses()]
+    return any(reader is not None and reader.form in (Form.KERNEL, Form.BIAS) for reader in plans)
 
 
 CHECKERS: Mapping[Fact, Checker] = {

@@ -50,6 +50,7 @@ class _Writer:
         self.names = Names(model)
         self.codes: dict[str, ir.Value] = {}
         self.constants: dict[str, ir.Value] = {}
+        self.dynamic_weights: dict[str, ir.Value] = {}
         self.dynamic_inputs: dict[ir.Value, tuple[ir.Value, ...]] = {}
         self.count = 0
 
@@ -83,8 +84,10 @@ class _Writer:
     def _write(self, node: ir.Node) -> None:
         form, parts = self._form(node), linear_parts(node)
         if form is Form.DYNAMIC:
-            if parts is not None and node is parts.node:
+            if parts is not None:
                 self._dynamic(parts)
+            else:
+                self._quantize_outputs(node)
             return
         if form is Form.RESCALE:
             self._reread(node)
@@ -94,6 +97,9 @@ class _Writer:
             return
         if form is Form.KERNEL:
             self._constants(node, parts)
+        self._quantize_outputs(node)
+
+    def _quantize_outputs(self, node: ir.Node) -> None:
         for out in list(node.outputs):
             if out.name in self.plan.tensors:
                 self._quantize(out, node)
@@ -147,7 +153,7 @@ class _Writer:
 
     def _computed_in_float(self, value: ir.Value) -> bool:
         producer = value.producer()
-        return producer is not None and self._form(producer) in (Form.FLOAT, Form.TABLE)
+        return producer is not None and self._form(producer) in (Form.FLOAT, Form.TABLE, Form.DYNAMIC)
 
     def _take_over_integer_readers(self, old: ir.Value, new: ir.Value) -> None:
         """Lets integer readers read codes; float ones keep the float value, which is there anyway and exact."""
@@ -165,8 +171,11 @@ class _Writer:
         return node
 
     def _take_over(self, old: ir.Value, new: ir.Value, keep: ir.Node | None) -> None:
-        """Lets every reader of ``old`` but ``keep`` read ``new``; a graph output keeps its name."""
-        if old.is_graph_output():
+        """Lets every reader of ``old`` but ``keep`` read ``new``; a graph output keeps its name.
+
+        A graph input that is an output as well stays as it is.
+        """
+        if old.is_graph_output() and not old.is_graph_input():
             name = old.name or ""
             for index, output in enumerate(self.graph.outputs):
                 if output is old:
@@ -247,26 +256,30 @@ class _Writer:
             if parts.bias is not None and parts.bias_add is not None and parts.bias_name not in self.plan.tensors:
                 self._float_bias(parts, parts.bias, parts.bias_add)
             elif parts.bias is not None:
-                self._constant(holder, holder.inputs.index(parts.bias), parts.bias_name)
+                stem = f"{parts.node.name}_bias"  # another tensor may have this name
+                stem = parts.bias_name if stem in self.plan.tensors else stem
+                self._constant(holder, holder.inputs.index(parts.bias), parts.bias_name, stem)
             self._constant(node, 1, parts.weight.name or "")
             return
         for index, value in enumerate(node.inputs):
             if value is not None and value.name in self.plan.tensors and constant_array(value) is not None:
                 self._constant(node, index, value.name or "")
 
-    def _constant(self, node: ir.Node, index: int, name: str) -> None:
+    def _constant(self, node: ir.Node, index: int, name: str, stem: str = "") -> None:
+        """Lets ``node`` read the codes that the plan calls ``name``; new names begin with ``stem`` where it is given."""
+        stem = stem or name
         if name not in self.plan.tensors:
             return
         if name not in self.constants:
             params, codes = self.plan.tensors[name], self.arrays[name]
-            scale, zero_point = self._param_values(name, params)
-            codes_value = add_initializer(self.model, self.names.fresh(f"{name}_quantized"), codes)
+            scale, zero_point = self._param_values(stem, params)
+            codes_value = add_initializer(self.model, self.names.fresh(f"{stem}_quantized"), codes)
             axis = {} if params.axis is None else {"axis": params.axis}
             dequantize = self._node(
                 "DequantizeLinear",
-                f"{name}_DequantizeLinear",
+                f"{stem}_DequantizeLinear",
                 [codes_value, scale, zero_point],
-                f"{name}_dequantized",
+                f"{stem}_dequantized",
                 **axis,
             )
             dequantize.outputs[0].shape = codes_value.shape
@@ -281,7 +294,7 @@ class _Writer:
         shape, array = add.outputs[0].shape, constant_array(bias)
         assert shape is not None and array is not None  # the plan leaves the bias in float only then
         spread = array.reshape([1] * (len(shape) - 1) + [-1])
-        value = add_initializer(self.model, self.names.fresh(f"{parts.bias_name}_float"), spread)
+        value = add_initializer(self.model, self.names.fresh(f"{parts.node.name}_bias_float"), spread)
         add.replace_input_with(add.inputs.index(bias), value)
 
     def _dynamic(self, parts: Linear) -> None:
@@ -302,17 +315,17 @@ class _Writer:
             self._insert(parts.data.producer(), quantize)
             self.dynamic_inputs[parts.data] = tuple(outputs)
         codes, scale, zero_point = self.dynamic_inputs[parts.data]
-        if weight_name not in self.constants:
+        if weight_name not in self.dynamic_weights:
             array: Array = self.arrays[weight_name]
             oriented = np.ascontiguousarray(array.T) if parts.axis == 0 else array
-            self.constants[weight_name] = add_initializer(
+            self.dynamic_weights[weight_name] = add_initializer(
                 self.model, self.names.fresh(f"{weight_name}_quantized"), oriented
             )
         weight_scale = add_initializer(self.model, self.names.fresh(f"{name}_weight_scale"), np.asarray(params.scale))
         product = self._node(
             "MatMulInteger",
             f"{name}_MatMulInteger",
-            [codes, self.constants[weight_name], zero_point],
+            [codes, self.dynamic_weights[weight_name], zero_point],
             f"{name}_product",
         )
         cast = self._node("Cast", f"{name}_Cast", [product.outputs[0]], f"{name}_cast", to=int(ir.DataType.FLOAT))
@@ -321,8 +334,12 @@ class _Writer:
         added = [product, cast, factor, result]
         if parts.bias is not None and parts.bias_add is None:
             added.append(self._node("Add", f"{name}_Add", [result.outputs[0], parts.bias], f"{name}_sum"))
-        final = added[-1].outputs[0]
-        final.shape, final.type = node.outputs[0].shape, node.outputs[0].type
+        final, old = added[-1].outputs[0], node.outputs[0]
+        final.shape, final.type = old.shape, old.type
         self._insert(node, *added)
-        self._take_over(node.outputs[0], final, keep=None)
+        planned = old.name if old.name in self.plan.tensors else final.name
+        self._take_over(old, final, keep=None)
         self.graph.remove(node, safe=True)
+        if planned in self.plan.tensors:
+            final.name = planned
+            self._quantize_outputs(added[-1])

@@ -12,6 +12,8 @@ import onnx_ir as ir
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice
 from ptqc.graph.walk import constant_array
 
+LEAST_FACTOR = 2.0**-60
+
 
 class Role(StrEnum):
     """What an operator does to codes."""
@@ -84,12 +86,18 @@ class Target:
 
 
 def positive_factor(node: ir.Node) -> float | None:
-    """The constant of a Mul by one positive constant number, else None."""
+    """The constant of a Mul by one positive constant number that keeps the shape of the other factor, else None.
+
+    Numbers that could take the scale of the codes out of the range of float32 do not count.
+    """
     if node.op_type != "Mul":
         return None
-    for value in node.inputs:
+    for value, other in (tuple(node.inputs), tuple(node.inputs)[::-1]):
         factor = None if value is None else constant_array(value)
-        if factor is not None and factor.size == 1 and factor.dtype.kind == "f" and 0 < float(factor.item()) < 2.0**60:
+        if factor is None or factor.size != 1 or factor.dtype.kind != "f":
+            continue
+        rank = len(other.shape) if other is not None and other.shape is not None else 0
+        if factor.ndim <= rank and LEAST_FACTOR < float(factor.item()) < 1 / LEAST_FACTOR:
             return float(factor.item())
     return None
 

@@ -21,6 +21,7 @@ from ptqc.targets.target import positive_factor
 BENDING = ("LeakyRelu", "Sigmoid")
 # What may follow a linear node without codes of its own in between, or bends what follows.
 ACTIVATIONS = ("Relu", "Clip", *BENDING)
+_REAL_RESULTS = (Form.FLOAT, Form.TABLE, Form.DYNAMIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +140,12 @@ class _Probe:
     def _in_float(self, value: ir.Value) -> bool:
         """Whether ``value`` is computed in float, so that float readers see it without the error of its codes."""
         producer = value.producer()
-        return producer is not None and self.plans[producer.name or ""].form in (Form.FLOAT, Form.TABLE)
+        return producer is not None and self.plans[producer.name or ""].form in _REAL_RESULTS
 
     def _follow(self, value: ir.Value, node: ir.Node, root: ir.Value, waiting: list[ir.Value]) -> None:
         plan = self.plans.get(node.name or "") if node.graph is self.graph else None
         parts = linear_parts(node)
-        if self._in_float(value) and (plan is None or plan.form is Form.FLOAT):
+        if self._in_float(value) and (plan is None or plan.form in (Form.FLOAT, Form.DYNAMIC)):
             return
         if plan is None:
             self._measure(value, root)

@@ -55,19 +55,26 @@ class Linear:
 
     @property
     def bias_name(self) -> str:
-        """Under which name plans keep the bias: one per node, as its scale depends on the node's input."""
-        return f"{self.node.name}_bias"
+        """Under which name plans keep the bias: one per node, as its scale depends on the node's input.
+
+        No exporter gives tensors such names, whereas ``conv_bias`` may be a tensor that has nothing to do with it.
+        """
+        return f"{self.node.name}:bias"
 
 
 def bias_add(node: ir.Node) -> ir.Node | None:
-    """The Add of a one-dimensional constant that alone follows a MatMul, else None."""
+    """The Add of a constant with one value an output that alone follows a MatMul and keeps its shape, else None."""
     if node.op_type != "MatMul":
         return None
     add = single_consumer(node.outputs[0])
     if add is None or add.op_type != "Add" or add.domain != "" or add.graph is not node.graph:
         return None
-    array = constant_array(_other_input(add, node.outputs[0]))
-    return add if array is not None and array.ndim > 0 and array.size == array.shape[-1] > 1 else None
+    array, weights = constant_array(_other_input(add, node.outputs[0])), constant_array(node.inputs[1])
+    if array is None or array.ndim == 0 or array.size != array.shape[-1] or array.size < 2:
+        return None
+    shape = node.outputs[0].shape
+    fits = array.ndim == 1 or (shape is not None and array.ndim <= len(shape))
+    return add if fits and weights is not None and weights.shape[-1] == array.size else None
 
 
 def _other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:

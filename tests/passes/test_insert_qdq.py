@@ -190,7 +190,7 @@ def test_a_bias_too_great_for_int32_widens_the_weights_of_its_channel():
     weight.const_value, model.graph.initializers["b"].const_value = ir.tensor(small), ir.tensor(bias)
     data = samples(model)
     done = compiled(model, data)
-    params = done.plan.tensors["conv_bias"]
+    params = done.plan.tensors["conv:bias"]
     codes = done.model.graph.initializers["conv_bias_quantized"].const_value.numpy()
     assert np.abs(codes.astype(np.int64)).max() <= 2**30
     np.testing.assert_allclose(codes * params.scale.astype(float), bias, atol=1e-3)

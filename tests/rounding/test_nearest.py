@@ -18,14 +18,14 @@ def test_each_constant_of_the_plan_gets_its_codes():
     plan = compiled(model).plan
     codes = round_to_nearest(model, plan)
     # The weight is shared; its biases are not, as their scales differ with the inputs.
-    assert sorted(codes) == ["one_bias", "two_bias", "w", "w2"]
+    assert sorted(codes) == ["one:bias", "two:bias", "w", "w2"]
     for name in ("w", "w2"):
         weights = model.graph.initializers[name].const_value.numpy()
         np.testing.assert_array_equal(codes[name], quantize(weights, plan.tensors[name]))
         assert codes[name].dtype == np.int8
         assert (np.abs(codes[name].astype(int)).max(axis=(1, 2, 3)) == 127).all()
     bias = model.graph.initializers["b"].const_value.numpy()
-    for name, data in (("one_bias", "x"), ("two_bias", "t")):
+    for name, data in (("one:bias", "x"), ("two:bias", "t")):
         params = plan.tensors[name]
         np.testing.assert_array_equal(params.scale, plan.tensors[data].scale * plan.tensors["w"].scale)
         error = codes[name] * params.scale.astype(float) - bias
