@@ -33,7 +33,10 @@ def _speed(report: Report) -> Iterator[str]:
         sentence += f" Only {fusion.macs_integer / fusion.macs_total:.0%} of its MACs run in integer kernels."
     elif fusion is not None and fusion.macs_total < 1_000_000:
         sentence += f" With {count_text(fusion.macs_total)} MACs it is so small that calls cost more than sums."
-    yield sentence + " What would help: --prefer latency keeps in float what is faster there."
+    if report.options.get("prefer") == "latency":
+        yield sentence + " No layer of it measured faster in float alone: the float model is the fastest here."
+    else:
+        yield sentence + " What would help: --prefer latency keeps in float what is faster there."
 
 
 def _size(report: Report) -> Iterator[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_LAYERS = 20
 SHOWN_ISLANDS = 10
-NAME_WIDTH = 36  # of layers, in a table with nine columns
+NAME_WIDTH = 34  # of layers, in a table with nine columns
 
 
 def report_renderables(report: Report, everything: bool = False) -> list[Any]:

@@ -296,6 +296,14 @@ def test_slow_result_is_said_with_what_would_help():
     assert "Gelu gelu_1: no integer kernel" in warning
     assert "--prefer latency" in warning
     assert with_advice(with_advice(slow)).warnings == (warning,)
+    (warning,) = with_advice(replace(slow, options={"prefer": "latency"})).warnings
+    assert "--prefer" not in warning and warning.endswith("the float model is the fastest here.")
+
+
+def test_a_float_model_that_is_poor_itself_is_pointed_out():
+    figures = replace(full_report().figures, accuracy_float=Estimate(0.05, 0.02, 0.13))
+    (warning,) = with_advice(replace(full_report(), figures=figures)).warnings
+    assert warning.startswith("float itself has only 5.0% top1: the preprocessing or the labels")
 
 
 def test_unfaithful_result_names_the_layers():
