@@ -18,13 +18,14 @@ import numpy as np
 
 from ptqc.api import QuantizeOptions, quantize
 from ptqc.core.types import Array
+from ptqc.execute.latency import measure_ratio
 from ptqc.execute.runtime import create_session, onnxruntime
 
 DATA = Path(os.environ.get("PTQC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ptqc" / "models"
 TOKENS = (16, 128)
 CALIBRATION_PAIRS = 128
-RUNS = 40
+SECONDS = 6.0  # of interleaved runs for each ratio
 Feeds = Mapping[str, Array]
 
 
@@ -82,21 +83,8 @@ def _forms(path: Path, calibration: Sequence[Feeds], row: Any) -> list[dict[str,
 
 
 def _row(name: str, path: Path, file: Path, speed: Mapping[int, Feeds]) -> dict[str, Any]:
-    ratios = {f"speed_{tokens}": _speed(path, file, feeds) for tokens, feeds in speed.items()}
+    ratios = {f"speed_{tokens}": measure_ratio(path, file, feeds, 1, SECONDS).ratio for tokens, feeds in speed.items()}
     return {"form": name, **ratios, "size": file.stat().st_size / path.stat().st_size}
-
-
-def _speed(path: Path, file: Path, feeds: Feeds) -> float:
-    """Float time / quantized time: medians of the thread's CPU time, interleaved, one thread."""
-    sessions = [create_session(one, threads=1) for one in (path, file)]
-    times: list[list[float]] = [[], []]
-    for _ in range(RUNS):
-        for session, spent in zip(sessions, times, strict=True):
-            start = time.thread_time()
-            session.run(None, dict(feeds))
-            spent.append(time.thread_time() - start)
-    first, second = (statistics.median(spent[RUNS // 10 :]) for spent in times)
-    return first / second
 
 
 def _fidelity(path: Path, file: Path, samples: Sequence[Feeds]) -> dict[str, float | None]:
