@@ -154,7 +154,7 @@ class _Finder:
                 return
             if node.attributes.get_int("group", 1) == 1 and y in self.parent:
                 return
-        if is_op(node, *UNARY) and x is not None and x in self.parent and y in self.parent:
+        if is_op(node, *UNARY) and x is not None and x in self.parent and y in self.parent and not _more_results(node):
             self._union(x, y)
             return
         if is_op(node, *BINARY) and self._tie_binary(node):
@@ -228,6 +228,11 @@ class _Finder:
                 and array.shape[-3] == classes.sizes[key] > 1
             ):
                 classes.arrays[node, index] = key
+
+
+def _more_results(node: ir.Node) -> bool:
+    """Whether something reads more than the first output: the indices of a MaxPool count channels."""
+    return any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
 
 
 def _standard_weights(node: ir.Node) -> bool:

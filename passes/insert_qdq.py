@@ -266,7 +266,7 @@ class _Writer:
                 self._constant(node, index, value.name or "")
 
     def _constant(self, node: ir.Node, index: int, name: str, stem: str = "") -> None:
-        """Lets ``node`` read the codes that the plan calls ``name``; new names begin with ``stem`` where it is given."""
+        """Lets ``node`` read the codes that the plan calls ``name``; new names begin with ``stem`` if it is given."""
         stem = stem or name
         if name not in self.plan.tensors:
             return

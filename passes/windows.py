@@ -1,12 +1,14 @@
-"""Convolutions and poolings with every window attribute written out, and no ``auto_pad``."""
+"""Convolutions and poolings with every window attribute written out, and no ``auto_pad``; Pad with all its axes."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from ptqc.graph.edit import Editor
 from ptqc.graph.match import Const, Match, Op, Var
 from ptqc.graph.walk import constant_tensor
+from ptqc.passes.fold_pad import pad_widths
 from ptqc.passes.rules import Rule
 
 
@@ -65,7 +67,22 @@ def _write_out(found: Match, editor: Editor) -> bool:
     return True
 
 
+def _all_axes(found: Match, editor: Editor) -> bool:
+    """A Pad of some axes as one of all: onnxruntime 1.31 moves a Transpose past the former and takes wrong axes."""
+    node, x = found.root, found.values["x"]
+    if x.shape is None or len(node.inputs) < 4 or node.inputs[3] is None:
+        return False
+    widths = pad_widths(node, len(x.shape))
+    if widths is None:
+        return False
+    amounts = editor.constant(f"{node.name}_pads", np.array(widths, np.int64))
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    editor.become(node, "Pad", [x, amounts, *([] if node.inputs[2] is None else [node.inputs[2]])], attributes)
+    return True
+
+
 WINDOW_RULES = (
+    Rule(Op("Pad", (Var("x"),), rest=True), _all_axes),
     Rule(Op("Conv", (Var("x"), Const("weight")), rest=True), _write_out),
     Rule(Op("AveragePool|MaxPool", (Var("x"),)), _write_out),
 )

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice
 from ptqc.graph.walk import constant_array
 
+# Factors between this and its reciprocal leave the scales of codes in the range of float32.
 LEAST_FACTOR = 2.0**-60
 
 

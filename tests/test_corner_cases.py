@@ -154,3 +154,29 @@ def test_bodies_of_control_flow_may_read_quantized_tensors_and_weights():
         y = Conv (z, w2, b) }}"""
     for branch in (True, False):
         checked(body, {"k": np.asarray(branch)})
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_a_pad_of_some_axes_works_on_codes(mode: str):
+    body = f"""g ({IMAGE}, float[4,3,1,1] w, float[4,4,3,3] w2, float[4] b) => (float[1,4,9,6] y)
+        <int64[2] amounts = {{2, 1}}, int64[1] a = {{2}}> {{
+        t = Conv (x, w, b)
+        p = Pad <mode = "{mode}"> (t, amounts, , a)
+        q = Add (p, p)
+        y = Conv (q, w2, b) }}"""
+    result = checked(body)
+    assert kernels(result)[0] == kernels(result)[1]
+
+
+def test_indices_of_a_pooling_keep_its_channels():
+    body = """g (float[1,3,16,16] x, float[4,3,3,3] w, float[4] b, float[4,4,3,3] w2)
+        => (float[1,4,6,6] y, int64[1,4,8,8] indices) {
+        t = Conv <pads=[1,1,1,1]> (x, w, b)
+        m, indices = MaxPool <kernel_shape=[2,2], strides=[2,2]> (t)
+        y = Conv (m, w2, b) }"""
+    model = network(body)
+    samples = samples_of(model)
+    made = quantize(model, data=samples, options=QuantizeOptions(**SETTINGS))  # type: ignore[arg-type]
+    for old, new in zip(outputs(model, samples), outputs(made.model, samples), strict=True):
+        np.testing.assert_array_equal(old[1].shape, new[1].shape)
+        assert (old[1] == new[1]).mean() > 0.9
