@@ -19,12 +19,15 @@ def quoted(text: object, limit: int = 120) -> str:
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """A sentence that names the valid word nearest to ``name``, or lists the valid ones (the first of many)."""
+    """A sentence that names the valid word nearest to ``name``, or lists the valid ones (the first of many); empty without any."""
     close = get_close_matches(name, valid, n=1)
     if close:
         return f"did you mean {quoted(close[0])}?"
-    more = f" and {len(valid) - MOST_LISTED} more" if len(valid) > MOST_LISTED else ""
-    return "valid are: " + ", ".join(sorted(valid)[:MOST_LISTED]) + more
+    if not valid:
+        return ""
+    words = sorted(dict.fromkeys(valid))
+    more = f" and {len(words) - MOST_LISTED} more" if len(words) > MOST_LISTED else ""
+    return "valid are: " + ", ".join(words[:MOST_LISTED]) + more
 
 
 class PtqcError(Exception):
