@@ -1,8 +1,8 @@
 """``--prefer latency``: layers that measure faster in float, in the whole model, stay in float.
 
-Layers are tried one by one; then, as a boundary between float and integers costs conversions, in runs from the beginning
-and from the end of the network, where small or wide layers stand. Times do not depend on ranges, so the trials need no
-calibration.
+Layers are tried one by one; then, as a boundary between float and integers costs conversions, in runs from the
+beginning and from the end of the network, where small or wide layers stand. Times do not depend on ranges, so the
+trials need no calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

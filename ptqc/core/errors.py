@@ -19,7 +19,7 @@ def quoted(text: object, limit: int = 120) -> str:
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """A sentence that names the valid word nearest to ``name``, or lists the valid ones (the first of many); empty without any."""
+    """A sentence that names the valid word nearest to ``name``, or lists them; empty where there is none."""
     close = get_close_matches(name, valid, n=1)
     if close:
         return f"did you mean {quoted(close[0])}?"
