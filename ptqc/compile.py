@@ -94,7 +94,8 @@ def compile_graph(
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
-    With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins.
+    With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
+    the first where the model has no output of real numbers.
 
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
@@ -167,7 +168,9 @@ class _Compiler:
         return Compiled(canonical, plan, model, passes)
 
     def judged(self, one: Compiled, reference: ir.Model) -> Compiled:
-        """``one`` with its SQNR on the first calibration samples."""
+        """``one`` with its SQNR on the first calibration samples; without, where no output is a real number."""
+        if not any(out.dtype is not None and out.dtype.is_floating_point() for out in reference.graph.outputs):
+            return one
         head = FirstSamples(self.source, AUTO_SAMPLES)
         (figure,) = evaluate(one.model, head, ("sqnr",), reference, self.options.threads)
         return replace(one, sqnr_db=figure.estimate.value)

@@ -42,7 +42,7 @@ def checked(body: str, fixed: Mapping[str, Array] | None = None, opset: int = 21
     expected = outputs(model, samples)
     results = []
     for form in ("qdq", "qoperator"):
-        chosen = QuantizeOptions(format=form, **SETTINGS, **options)  # type: ignore[arg-type]
+        chosen = QuantizeOptions(**{**SETTINGS, "format": form, **options})  # type: ignore[arg-type]
         results.append(quantize(model, data=samples, options=chosen))
         made = results[-1].model
         for old, new in ((model.graph.inputs, made.graph.inputs), (model.graph.outputs, made.graph.outputs)):
@@ -166,6 +166,45 @@ def test_a_pad_of_some_axes_works_on_codes(mode: str):
         y = Conv (q, w2, b) }}"""
     result = checked(body)
     assert kernels(result)[0] == kernels(result)[1]
+
+
+@pytest.mark.parametrize("reader", ["Relu (a)", "MatMul (s, w)"])
+def test_a_body_of_control_flow_may_read_what_products_read_or_write(reader: str):
+    body = f"""g (float[N,4,8] x, bool k, float[8,8] w, float[8] b) => (float[N,4,8] y) {{
+        s = Softmax (x)
+        h = MatMul (s, w)
+        a = Add (h, b)
+        z = If (k) <then_branch = one () => (float[N,4,8] o) {{ o = {reader} }},
+                    else_branch = two () => (float[N,4,8] o2) {{ o2 = Identity (s) }}>
+        y = {"Add (z, x)" if "a" in reader[4:] else "Add (z, a)"} }}"""
+    checked(body, {"k": np.asarray(True)}, calibration_method="auto")
+
+
+def test_a_model_may_have_no_output_of_real_numbers():
+    body = """g (float[N,8] x, float[8,8] w, float[8] b) => (int64[N] y) {
+        h = Gemm <transB=1> (x, w, b)
+        r = Relu (h)
+        u = Gemm <transB=1> (r, w, b)
+        y = ArgMax <axis=1, keepdims=0> (u) }"""
+    model = network(body)
+    samples = samples_of(model)
+    for method in ("auto", "minmax"):
+        options = QuantizeOptions(**{**SETTINGS, "calibration_method": method})  # type: ignore[arg-type]
+        result = quantize(model, data=samples, options=options)
+        assert kernels(result)[0] == kernels(result)[1]
+        pairs = zip(outputs(model, samples), outputs(result.model, samples), strict=True)
+        assert np.mean([old[0] == new[0] for old, new in pairs]) > 0.8
+
+
+def test_the_report_counts_the_bytes_of_tables_as_stored():
+    body = """g (int64[N,4] ids, float[4000,8] w, float[8,8] w2) => (float[N,4,8] y) {
+        [table] e = Gather (w, ids)
+        [product] y = MatMul (e, w2) }"""
+    model = network(body)
+    rng = np.random.default_rng(0)
+    data = [{"ids": rng.integers(0, 4000, (1, 4))} for _ in range(4)]
+    report = quantize(model, data=data, options=QuantizeOptions(**SETTINGS)).report  # type: ignore[arg-type]
+    assert {row.name: row.weight_bytes for row in report.layers} == {"table": 4000 * 8, "product": 8 * 8}
 
 
 def test_indices_of_a_pooling_keep_its_channels():

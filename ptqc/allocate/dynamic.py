@@ -28,6 +28,8 @@ def product_inputs(model: ir.Model, placement: Placement) -> tuple[ProductInput,
             continue
         for value in node.outputs:
             products = products_of(value)
+            if any(parts.node.graph is not model.graph for parts in products):
+                continue  # bodies of control flow stay in float
             forms = {placement.nodes[parts.node.name or ""].form for parts in products}
             readers = {parts.node for parts in products}
             others = [use.node for use in value.uses() if use.node not in readers]
@@ -45,13 +47,12 @@ def product_inputs(model: ir.Model, placement: Placement) -> tuple[ProductInput,
 
 
 def _integer(node: ir.Node, placement: Placement) -> bool:
-    plan = placement.nodes.get(node.name or "")
-    return plan is not None and plan.form not in (Form.FLOAT, Form.TABLE)
+    return placement.form(node) not in (Form.FLOAT, Form.TABLE)
 
 
 def _float_result(parts: Linear, placement: Placement) -> bool:
     reader = single_consumer(parts.output)
-    absorbed = reader is not None and placement.nodes[reader.name or ""].form is Form.ABSORBED
+    absorbed = reader is not None and placement.form(reader) is Form.ABSORBED
     return parts.output.name not in placement.quantized and not absorbed and product_of(parts.output) is not None
 
 

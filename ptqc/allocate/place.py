@@ -33,6 +33,11 @@ class Placement:
     nodes: Mapping[str, NodePlan]
     quantized: frozenset[str]
 
+    def form(self, node: ir.Node) -> Form:
+        """The form of ``node``; those in bodies of control flow stay in float."""
+        plan = self.nodes.get(node.name or "")
+        return Form.FLOAT if plan is None else plan.form
+
 
 def is_activation(value: ir.Value | None) -> bool:
     """Whether ``value`` is a float tensor that is not constant."""

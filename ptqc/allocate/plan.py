@@ -110,5 +110,5 @@ def _float_bias(parts: Linear, placement: Placement) -> bool:
     if parts.bias_add is None or parts.output.name in placement.quantized:
         return False
     shape, reader = parts.output.shape, single_consumer(parts.output)
-    absorbed = reader is not None and placement.nodes[reader.name or ""].form is Form.ABSORBED
+    absorbed = reader is not None and placement.form(reader) is Form.ABSORBED
     return shape is not None and len(shape) > 2 and not absorbed

@@ -14,12 +14,13 @@ from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.preprocess import ASSUMED
 from ptqc.calibrate.source import Source
 from ptqc.core.options import QuantizeOptions
-from ptqc.core.plan import QuantPlan
+from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.execute.fusion import FusionReport, check_fusion
 from ptqc.execute.latency import measure_ratio
 from ptqc.graph.costs import node_costs
 from ptqc.graph.load import LoadedModel
+from ptqc.graph.walk import constant_array
 from ptqc.passes.pipeline import PassResult
 from ptqc.report.advice import with_advice
 from ptqc.report.compare import compare
@@ -167,9 +168,11 @@ def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerIn
 
 
 def _stored_bytes(node: ir.Node, plan: QuantPlan, float_bytes: int) -> int:
-    """Bytes of the constants of ``node`` as stored: int8 weights take a quarter."""
-    weight = (node.inputs[1].name or "") if len(node.inputs) > 1 and node.inputs[1] is not None else ""
-    return float_bytes // 4 if weight in plan.tensors and plan.tensors[weight].axis is not None else float_bytes
+    """Bytes of the constants of ``node`` as stored: 8-bit ones take a quarter."""
+    if plan.nodes[node.name or ""].form not in (Form.KERNEL, Form.DYNAMIC, Form.TABLE):
+        return float_bytes
+    arrays = [constant_array(value) for value in node.inputs if value is not None and value.name in plan.tensors]
+    return float_bytes - sum(3 * array.size for array in arrays if array is not None)
 
 
 def _pass_infos(results: Sequence[PassResult]) -> tuple[PassInfo, ...]:
