@@ -16,6 +16,8 @@ class FirstSamples:
     @property
     def description(self) -> str:
         """Where the data comes from."""
+        if len(self) == len(self.source):
+            return self.source.description
         return f"the first {len(self)} samples of {self.source.description}"
 
     @property
