@@ -107,13 +107,13 @@ def _tables(described: "Description") -> list[Any]:
 
 
 def _placement_table(nodes: list[dict[str, Any]], target: str) -> Any:
-    from ptqc.report.summary import count_text, printable, short_name
+    from ptqc.report.summary import count_text, printable
     from ptqc.report.text import plain_table
 
     columns = (("node", False), ("op", False), ("may be", False), ("becomes", False), ("MACs", True), ("why", False))
     table = plain_table(f"Nodes after the float rewrites for {target}", *columns)
     for node in nodes:
         macs = count_text(node["macs"]) if node["macs"] else ""
-        names = (short_name(node["name"]), printable(node["op"], 30), ", ".join(node["may_be"]), node["becomes"])
+        names = (printable(node["name"], 200), printable(node["op"], 30), ", ".join(node["may_be"]), node["becomes"])
         table.add_row(*names, macs, printable(node["why"], 120))
     return table
