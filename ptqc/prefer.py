@@ -16,7 +16,7 @@ from ptqc.allocate.plan import make_plan
 from ptqc.allocate.restrict import Restrictions
 from ptqc.compile import lower, weight_type
 from ptqc.core.options import QuantizeOptions
-from ptqc.core.plan import Form
+from ptqc.core.plan import FASTER_IN_FLOAT, Form
 from ptqc.core.progress import Progress
 from ptqc.core.types import Array
 from ptqc.execute.latency import measure_ratio
@@ -88,7 +88,7 @@ def keep_slow_in_float(
         gain = measure_ratio(best, trial, feeds, 1, TRIAL_SECONDS).ratio
         if gain >= LEAST_GAIN:
             with_others = "" if len(new) == 1 else f" with {len(new) - 1} neighbours"
-            reason = f"faster in float: the model measured {gain:.2f} times as fast with it{with_others} in float"
+            reason = f"{FASTER_IN_FLOAT}: the model measured {gain:.2f} times as fast with it{with_others} in float"
             chosen.update(dict.fromkeys(new, reason))
             best = trial
     progress("time layers", len(tried), len(tried))

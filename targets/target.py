@@ -12,8 +12,8 @@ import onnx_ir as ir
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice
 from ptqc.graph.walk import constant_array
 
-# Factors between this and its reciprocal leave the scales of codes in the range of float32.
-LEAST_FACTOR = 2.0**-60
+# Factors between this and its reciprocal leave scales in the range of float32, even several behind each other.
+LEAST_FACTOR = 2.0**-20
 
 
 class Role(StrEnum):

@@ -219,3 +219,17 @@ def test_indices_of_a_pooling_keep_its_channels():
     for old, new in zip(outputs(model, samples), outputs(made.model, samples), strict=True):
         np.testing.assert_array_equal(old[1].shape, new[1].shape)
         assert (old[1] == new[1]).mean() > 0.9
+
+
+def test_small_factors_behind_each_other_leave_scales_in_range():
+    body = f"""g ({IMAGE}, float[4,3,1,1] w, float[4] b, float[4,4,1,1] w2) => (float[1,4,8,8] y)
+        <float k = {{3e-17}}, float back = {{1e17}}> {{
+        t = Conv (x, w, b)
+        s = Sigmoid (t)
+        m = Mul (s, k)
+        n = Relu (m)
+        o = Mul (n, k)
+        p = Transpose <perm=[0,1,3,2]> (o)
+        q = Mul (p, back)
+        y = Conv (q, w2, b) }}"""
+    checked(body)

@@ -10,6 +10,7 @@ from ptqc.core.errors import OptionError
 from ptqc.core.types import Choice, Precision, QuantParams
 
 PLAN_VERSION = 1
+FASTER_IN_FLOAT = "faster in float"  # how the reason begins where a measurement decided
 
 
 class Form(StrEnum):

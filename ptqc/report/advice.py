@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ptqc.core.plan import FASTER_IN_FLOAT
 from ptqc.report.report import Report
 from ptqc.report.summary import SHARE_METRICS, count_text, difference_text, printable, short_name
 
@@ -34,7 +35,11 @@ def _speed(report: Report) -> Iterator[str]:
     elif fusion is not None and fusion.macs_total < 1_000_000:
         sentence += f" With {count_text(fusion.macs_total)} MACs it is so small that calls cost more than sums."
     if report.options.get("prefer") == "latency":
-        yield sentence + " No layer of it measured faster in float alone: the float model is the fastest here."
+        kept = any(row.reason.startswith(FASTER_IN_FLOAT) for row in report.layers)
+        tried = (
+            "What measured faster in float is in float already" if kept else "No layer of it measured faster in float"
+        )
+        yield f"{sentence} {tried}: the float model is the fastest here."
     else:
         yield sentence + " What would help: --prefer latency keeps in float what is faster there."
 

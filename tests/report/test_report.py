@@ -298,6 +298,10 @@ def test_slow_result_is_said_with_what_would_help():
     assert with_advice(with_advice(slow)).warnings == (warning,)
     (warning,) = with_advice(replace(slow, options={"prefer": "latency"})).warnings
     assert "--prefer" not in warning and warning.endswith("the float model is the fastest here.")
+    assert "No layer" in warning
+    kept = replace(slow.layers[0], reason="faster in float: the model measured 1.20 times as fast with it in float")
+    (warning,) = with_advice(replace(slow, options={"prefer": "latency"}, layers=(kept,))).warnings
+    assert "No layer" not in warning and warning.endswith("the float model is the fastest here.")
 
 
 def test_a_float_model_that_is_poor_itself_is_pointed_out():
