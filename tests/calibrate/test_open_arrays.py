@@ -225,7 +225,7 @@ def test_empty_and_missing(saved, tmp_path):
     assert "has no samples" in refusal(saved(x=ramp(0, 3, 4, 4)), [IMAGE])
     assert "data set is empty" in refusal([], [IMAGE])
     assert "data set is empty" in refusal(iter([]), [IMAGE])
-    assert "cannot be found. [Errno 2] No such file" in refusal(tmp_path / "none.npz", [IMAGE])
+    assert "cannot be found. No such file" in refusal(tmp_path / "none.npz", [IMAGE])
     (tmp_path / "empty").mkdir()
     assert "holds no data" in refusal(tmp_path / "empty", [IMAGE])
     (tmp_path / "x.txt").write_text("1")
