@@ -14,7 +14,7 @@ from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
 
 @dataclass(frozen=True)
 class DropValueTypes:
-    """Removes type and shape of every tensor inside the main graph; inputs and outputs keep theirs."""
+    """Removes type and shape of every tensor and constant of the main graph; inputs and outputs keep theirs."""
 
     spec: ClassVar[PassSpec] = PassSpec("drop-value-types", breaks=frozenset({Fact.SHAPES_KNOWN}), numerics="exact")
 
@@ -26,4 +26,8 @@ class DropValueTypes:
                 if not value.is_graph_output() and (value.type is not None or value.shape is not None):
                     value.type, value.shape = None, None
                     count += 1
+        for value in model.graph.initializers.values():
+            if not value.is_graph_input() and not value.is_graph_output() and value.type is not None:
+                value.type, value.shape = None, None  # the constant itself says them
+                count += 1
         return Rewrites(count)
