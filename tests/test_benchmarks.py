@@ -100,4 +100,5 @@ def test_every_table_has_its_place() -> None:
     for file, places in tables.FILES.items():
         text = Path(tables.REPOSITORY, file).read_text(encoding="utf-8")
         for marker in places:
-            tables.replaced(text, marker, "")
+            done = tables.replaced(text, marker, "nothing but this")
+            assert f"<!-- benchmarks:{marker} -->\nnothing but this\n<!-- /benchmarks:{marker} -->" in done

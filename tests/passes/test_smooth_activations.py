@@ -74,7 +74,10 @@ def test_another_reader_keeps_the_old_numbers() -> None:
 def test_shared_weights_are_scaled_for_the_smoothed_reader_only() -> None:
     nodes = "n = LayerNormalization<axis = -1>(x, scale, shift) a = MatMul(n, w) b = MatMul(x, w) y = Add(a, b)"
     model = with_weights(parsed(body(nodes, zeros("w", 4, 5))), w=(4, 5))
-    smoothed(model, "n")
+    before = model.graph.initializers["w"].const_value.numpy().copy()
+    model = smoothed(model, "n")
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), before)
+    assert sum(value.shape == ir.Shape([4, 5]) for value in model.graph.initializers.values()) == 2
 
 
 def test_two_products_with_one_weight_share_the_scaled_one() -> None:
