@@ -1,0 +1,63 @@
+"""What an input of a model is: its kind, legal range, units and layout, and how ptqc came to know it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+
+class Kind(StrEnum):
+    """What the numbers of an input stand for."""
+
+    IMAGE = "image"  # pixels, after the preprocessing that mean and std describe
+    AUDIO = "audio"  # samples of a waveform
+    SPECTRUM = "spectrum"  # magnitudes, real and imaginary parts, or log-mel energies of sound
+    TOKENS = "tokens"  # indices into a vocabulary
+    MASK = "mask"  # 1 where there is a token, 0 where there is padding
+    SEGMENTS = "segments"  # which sentence a token belongs to
+    POSITIONS = "positions"  # 0, 1, 2, ...
+    STATE = "state"  # what a recurrent model hands to its next call; zeros at first
+    VECTOR = "vector"  # anything else: features, measurements
+    VALUE = "value"  # the same in every call: a sampling rate
+
+
+@dataclass(frozen=True, slots=True)
+class InputContract:
+    """One input of a model.
+
+    Attributes:
+        name: as in the graph.
+        kind: what its numbers stand for.
+        dtype: as the model declares it.
+        shape: of a call with one sample, every size known; free sizes are chosen (and said so in ``origin``).
+        stacked: no axis of ``shape`` numbers the samples (a scalar, a state [layers, batch, size]), so that arrays of
+            samples have one axis more; otherwise the first does, and arrays are [samples, *shape[1:]].
+        low, high: legal values after preprocessing, one for each channel or one for all; empty where nothing is known.
+        mean, std: of preprocessing, by channel, in pixels of 0..1: value = (pixel * scale - mean) / std. Empty
+            where the input is no image.
+        scale: 255 where the model takes pixels of 0..255, else 1.
+        layout: ``NCHW``, ``NHWC``; empty where the input is no image.
+        vocabulary: number of tokens, 0 where the input is no token.
+        value: of kind VALUE.
+        origin: who says so, a sentence for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
+    """
+
+    name: str
+    kind: Kind
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    stacked: bool = False
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    scale: float = 1.0
+    layout: str = ""
+    vocabulary: int = 0
+    value: float = 0.0
+    origin: str = "given"
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample in arrays of samples."""
+        return self.shape if self.stacked else self.shape[1:]
