@@ -5,6 +5,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from ptqc.calibrate.preprocess import Preprocessing
+
 
 class Kind(StrEnum):
     """What the numbers of an input stand for."""
@@ -32,11 +34,9 @@ class InputContract:
         shape: of a call with one sample, every size known; free sizes are chosen (and said so in ``origin``).
         stacked: no axis of ``shape`` numbers the samples (a scalar, a state [layers, batch, size]), so that arrays of
             samples have one axis more; otherwise the first does, and arrays are [samples, *shape[1:]].
-        low, high: legal values after preprocessing, one for each channel or one for all; empty where nothing is known.
-        mean, std: of preprocessing, by channel, in pixels of 0..1: value = (pixel * scale - mean) / std. Empty
-            where the input is no image.
-        scale: 255 where the model takes pixels of 0..255, else 1.
-        layout: ``NCHW``, ``NHWC``; empty where the input is no image.
+        low, high: legal values as the model takes them (after preprocessing), one for each channel or one for all;
+            empty where nothing is known.
+        preprocessing: of an image: how uint8 pixels become what the model takes; None for other kinds.
         vocabulary: number of tokens, 0 where the input is no token.
         value: of kind VALUE.
         origin: who says so, a sentence for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
@@ -49,10 +49,7 @@ class InputContract:
     stacked: bool = False
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    scale: float = 1.0
-    layout: str = ""
+    preprocessing: Preprocessing | None = None
     vocabulary: int = 0
     value: float = 0.0
     origin: str = "given"
