@@ -39,7 +39,7 @@ class InputContract:
         preprocessing: of an image: how uint8 pixels become what the model takes; None for other kinds.
         vocabulary: number of tokens, 0 where the input is no token.
         value: of kind VALUE.
-        origin: who says so, a sentence for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
+        origin: who says so, for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
     """
 
     name: str
