@@ -1,0 +1,164 @@
+"""A graph as a ``torch.nn.Module`` that computes what onnxruntime computes, and gives gradients."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from ptqc.core.errors import DataError, OptionError, nearest, quoted
+from ptqc.execute.torch_executor.block import Block, Environment, Step, make_block
+from ptqc.execute.torch_executor.convert import from_array
+from ptqc.execute.torch_executor.island import Island
+from ptqc.execute.torch_executor.registry import NoTorchForm
+from ptqc.graph.walk import graphs
+
+
+class TorchExecutor(torch.nn.Module):
+    """A model whose outputs are any tensors of its main graph.
+
+    Constants are buffers that share the model's memory; ``requires_grad_`` on one of :attr:`constants` makes it a
+    leaf for gradients. Nodes without a torch form run in onnxruntime, without gradients: :attr:`islands` says which
+    did so far, and why.
+    """
+
+    def __init__(self, model: ir.Model, outputs: Sequence[str] = ()) -> None:
+        """Prepares the steps; ``model`` must not change afterwards.
+
+        Args:
+            model: any model that onnxruntime accepts.
+            outputs: names of tensors of the main graph; the model's own outputs if empty.
+
+        Raises:
+            OptionError: a name is no tensor of the main graph.
+        """
+        super().__init__()
+        self.opsets = {domain: version for domain, version in model.graph.opset_imports.items() if version is not None}
+        self._ir_version = model.ir_version or 10
+        self.block = make_block(model.graph, self.opsets, self._checked(model, outputs))
+        self.inputs = tuple(v.name or "" for v in model.graph.inputs if v.name not in model.graph.initializers)
+        self.islands: dict[str, str] = {}
+        self._islands: dict[str, Island] = {}
+        self._keys: dict[str, str] = {}
+        self._others: Environment = {}
+        self._register(model)
+
+    def _checked(self, model: ir.Model, outputs: Sequence[str]) -> tuple[str, ...]:
+        known = {value.name or "" for value in (*model.graph.inputs, *model.graph.initializers.values())}
+        known |= {out.name or "" for node in model.graph for out in node.outputs}
+        for name in outputs:
+            if name not in known:
+                raise OptionError(f"the graph has no tensor {quoted(name)}", fix=nearest(name, sorted(known)))
+        return tuple(dict.fromkeys(outputs))
+
+    def _register(self, model: ir.Model) -> None:
+        for graph in graphs(model):
+            for name, value in graph.initializers.items():
+                tensor = value.const_value
+                if tensor is None:
+                    continue
+                constant = from_array(tensor.numpy())
+                if isinstance(constant, torch.Tensor):
+                    self._keys[name] = f"constant_{len(self._keys)}"
+                    self.register_buffer(self._keys[name], constant, persistent=False)
+                else:
+                    self._others[name] = constant
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what :meth:`forward` returns."""
+        return self.block.outputs
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The nodes of the main graph that are needed, in topological order."""
+        return self.block.steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the constants are."""
+        return next(iter(self.buffers()), torch.empty(0)).device
+
+    @property
+    def constants(self) -> dict[str, torch.Tensor]:
+        """Every numeric constant by its name, as it is used."""
+        return {name: self._buffers[key] for name, key in self._keys.items()}  # type: ignore[misc]
+
+    def set_constant(self, name: str, tensor: torch.Tensor) -> None:
+        """Lets all later runs use ``tensor`` (of the same shape) in place of a constant."""
+        self._buffers[self._keys[name]] = tensor
+
+    def forward(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs for tensors or arrays by input name.
+
+        Raises:
+            DataError: an input is missing, or the model does not run on these feeds.
+            ModelError: a node runs neither in torch nor in onnxruntime.
+        """
+        environment = self.start(feeds)
+        for step in self.block.steps:
+            self.advance(step, environment)
+        return {name: environment[name] for name in self.block.outputs}
+
+    def start(self, feeds: Mapping[str, Any]) -> Environment:
+        """The environment of a run before its first step: for going node by node with :meth:`advance`."""
+        device = self.device
+        environment = {**self._others, **self.constants}
+        for name in self.inputs:
+            if name not in feeds and name not in environment:
+                raise DataError(f"the input {quoted(name)} is missing", fix=nearest(name, sorted(feeds)))
+        for name, value in feeds.items():
+            tensor = value if isinstance(value, torch.Tensor) else from_array(value)
+            environment[name] = tensor.to(device) if isinstance(tensor, torch.Tensor) else tensor
+        return environment
+
+    def advance(self, step: Step, environment: Environment) -> None:
+        """Runs one step: adds its outputs to ``environment``, drops what nobody reads any more."""
+        self.store(step, self.compute(step, self.read(step, environment), environment), environment)
+
+    def read(self, step: Step, environment: Environment) -> list[Any]:
+        """The inputs of a step."""
+        return [environment[name] if name else None for name in step.inputs]
+
+    def store(self, step: Step, outputs: Sequence[Any], environment: Environment) -> None:
+        """Puts the outputs of a step into ``environment``, and drops what nobody reads any more."""
+        for name, value in zip(step.outputs, outputs, strict=False):
+            if name:
+                environment[name] = value
+        for name in step.last:
+            environment.pop(name, None)
+
+    def compute(self, step: Step, inputs: Sequence[Any], environment: Environment) -> Sequence[Any]:
+        """The outputs of a step for ``inputs``; ``environment`` is what its bodies see."""
+        if step.form is None:
+            return self._on_island(step, inputs, "there is no torch form of it")
+        try:
+            if step.bodies:
+                bodies = {name: self._body(block, environment) for name, block in step.bodies.items()}
+                found = step.form(step.call, *inputs, **bodies)
+            else:
+                found = step.form(step.call, *inputs)
+        except NoTorchForm as reason:
+            return self._on_island(step, inputs, str(reason))
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            node = f"{step.call.op} {quoted(step.call.name)}"
+            raise DataError("the model does not run on this input", where=node, why=why[0]) from error
+        return found if isinstance(found, tuple) else (found,)
+
+    def _on_island(self, step: Step, inputs: Sequence[Any], why: str) -> Sequence[Any]:
+        name = step.call.name
+        self.islands.setdefault(name, f"{step.call.op}: {why}")
+        if name not in self._islands:
+            self._islands[name] = Island(step.node, self.opsets, self._ir_version)
+        return self._islands[name].run(inputs, self.device)
+
+    def _body(self, block: Block, environment: Environment) -> Any:
+        def run(values: Sequence[Any]) -> list[Any]:
+            inside = dict(environment)
+            inside.update(zip(block.inputs, values, strict=False))
+            for step in block.steps:
+                self.advance(step, inside)
+            return [inside[name] for name in block.outputs]
+
+        return run
