@@ -11,7 +11,7 @@ import torch
 from ptqc.core.types import Array
 
 # Types that NumPy lacks travel as unsigned integers of the same size.
-_VIEWED = {
+_VIEWED: dict[Any, tuple[Any, torch.dtype]] = {
     np.dtype(ml_dtypes.bfloat16): (np.dtype(np.int16), torch.bfloat16),
     np.dtype(ml_dtypes.float8_e4m3fn): (np.dtype(np.uint8), torch.float8_e4m3fn),
     np.dtype(ml_dtypes.float8_e4m3fnuz): (np.dtype(np.uint8), torch.float8_e4m3fnuz),

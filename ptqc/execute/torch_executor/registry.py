@@ -53,8 +53,9 @@ _FORMS: dict[tuple[str, str], list[tuple[int, Function]]] = {}
 def operator(*names: str, since: int = 1, domain: str = "") -> Callable[[F], F]:
     """Registers a function as the torch form of operators from opset ``since`` up to the next form registered.
 
-    The function takes the :class:`Call` and the node's inputs (None for absent ones; bodies of control flow by keyword)
-    and returns the output, or a tuple of outputs. It changes no input, and raises :class:`NoTorchForm` for what it cannot compute.
+    The function takes the :class:`Call` and the node's inputs (None for absent ones; bodies of control flow by
+    keyword) and returns the output, or a tuple of outputs. It changes no input, and raises :class:`NoTorchForm` for
+    what it cannot compute.
     """
 
     def register(function: F) -> F:
