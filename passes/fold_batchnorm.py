@@ -5,7 +5,6 @@ A BatchNormalization without one goes into a convolution behind it that has no p
 The statistics are remembered in the model's metadata ``ptqc.batchnorm`` for data distillation.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ptqc.core.batch_statistics import METADATA_KEY, BatchStatistics, read_statistics, write_statistics
 from ptqc.core.types import Array
 from ptqc.graph.edit import Editor
 from ptqc.graph.match import Const, Match, Op, Var, match
@@ -22,7 +22,6 @@ from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
 from ptqc.passes.linear import LINEAR, channel_vector, output_axis, scale_inputs, scale_outputs, static_channels
 from ptqc.passes.rules import Rule, apply_rules
 
-METADATA_KEY = "ptqc.batchnorm"
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
@@ -36,11 +35,11 @@ class FoldBatchNorm:
 
     def run(self, model: ir.Model, context: PassContext) -> Rewrites:
         """Rewrites ``model`` in place."""
-        remembered = json.loads(model.metadata_props.get(METADATA_KEY, "[]"))
+        remembered = list(read_statistics(model.metadata_props.get(METADATA_KEY)))
         absorbed = apply_rules(model, _absorbing_rules(remembered))
         alone = apply_rules(model, (Rule(ALONE, partial(_to_depthwise, remembered), _why_not_alone),))
         if remembered:
-            model.metadata_props[METADATA_KEY] = json.dumps(remembered)
+            model.metadata_props[METADATA_KEY] = write_statistics(remembered)
         refused = tuple(dict.fromkeys(absorbed.refused + alone.refused))
         return Rewrites(absorbed.count + alone.count, refused)
 
@@ -74,25 +73,23 @@ SCALED = Op("Mul", (Op(LINEAR, (Var("x"), Const("weight")), "linear", rest=True)
 SHIFTED = Op("Add", (Op(_BIASED, (Var("x"), Const("weight")), "linear", rest=True), Const("summand")), commutative=True)
 
 
-def _absorbing_rules(remembered: list[dict[str, object]]) -> tuple[Rule, ...]:
+def _absorbing_rules(remembered: list[BatchStatistics]) -> tuple[Rule, ...]:
     def after_linear(found: Match, editor: Editor) -> None:
         factor, summand = _affine(found)
         linear = found.nodes["linear"]
-        _remember(remembered, found, linear.name, found.root.outputs[0].name)
+        _remember(remembered, found, found.root.outputs[0])
         scale_outputs(editor, linear, factor, summand, found.root)
 
     def after_reshaped(found: Match, editor: Editor) -> bool:
         factor, summand = _affine(found)
         linear = found.nodes["linear"]
-        record = (linear.name, linear.outputs[0].name)
+        _remember(remembered, found, linear.outputs[0])
         scale_outputs(editor, linear, factor, summand, linear)
-        _remember(remembered, found, *record)
         return editor.bypass(found.root, found.nodes["reshaped"].outputs[0])
 
     def before_linear(found: Match, editor: Editor) -> None:
         factor, summand = _affine(found)
-        norm = found.nodes["norm"]
-        _remember(remembered, found, norm.name, norm.outputs[0].name)
+        _remember(remembered, found, found.values["x"], normalized=False)
         scale_inputs(editor, found.root, found.values["x"], factor, summand)
 
     return (
@@ -221,9 +218,9 @@ def _affine(found: Match) -> tuple[Array, Array]:
     return factor, beta - mean * factor
 
 
-def _to_depthwise(remembered: list[dict[str, object]], found: Match, editor: Editor) -> None:
+def _to_depthwise(remembered: list[BatchStatistics], found: Match, editor: Editor) -> None:
     """A convolution with one weight a channel; for rank 2, which has no convolution, Mul and Add."""
-    _remember(remembered, found, found.root.name, found.root.outputs[0].name)
+    _remember(remembered, found, found.root.outputs[0])
     factor, summand = _affine(found)
     x, norm = found.values["x"], found.nodes["norm"]
     rank = len(x.shape) if x.shape is not None else 0
@@ -240,11 +237,8 @@ def _to_depthwise(remembered: list[dict[str, object]], found: Match, editor: Edi
     norm.resize_outputs(1)
 
 
-def _remember(remembered: list[dict[str, object]], found: Match, node: str | None, output: str | None) -> None:
-    """Notes the statistics of the BatchNormalization that computed ``output`` and now lives in ``node``."""
-    record: dict[str, object] = {"node": node, "output": output}
-    record["epsilon"] = found.nodes["norm"].attributes.get_float("epsilon", 1e-5)
-    for name in ("gamma", "beta", "mean", "variance"):
-        # The shortest decimal that gives the same float32 keeps the text half as long.
-        record[name] = [float(str(value)) for value in found.array(name).astype(np.float32)]
-    remembered.append(record)
+def _remember(remembered: list[BatchStatistics], found: Match, tensor: ir.Value, normalized: bool = True) -> None:
+    """Notes the statistics of a BatchNormalization, to be met again at ``tensor``, its output or its input."""
+    parameters = {name: found.array(name).astype(np.float64) for name in ("gamma", "beta", "mean", "variance")}
+    epsilon = found.nodes["norm"].attributes.get_float("epsilon", 1e-5)
+    remembered.append(BatchStatistics(tensor.name or "", normalized, epsilon, **parameters))

@@ -14,6 +14,7 @@ from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
+from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
 from ptqc.core.errors import DataError, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
@@ -21,7 +22,6 @@ from ptqc.core.progress import Progress
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
-from ptqc.passes.fold_batchnorm import METADATA_KEY as BATCHNORM_KEY
 from ptqc.prefer import keep_slow_in_float
 from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Run, measure

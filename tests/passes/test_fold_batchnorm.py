@@ -1,7 +1,5 @@
 """Folding BatchNorm in every linear operator keeps the numbers and remembers the statistics."""
 
-import json
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from ptqc.core.batch_statistics import METADATA_KEY, read_statistics
 from ptqc.graph.load import load_model
 from ptqc.passes.base import PassContext
-from ptqc.passes.fold_batchnorm import METADATA_KEY, FoldBatchNorm
+from ptqc.passes.fold_batchnorm import FoldBatchNorm
 from ptqc.passes.pipeline import run_passes
 from ptqc.passes.probe import evaluate
 
@@ -80,11 +79,11 @@ def test_statistics_are_remembered() -> None:
     given = {name: model.graph.initializers[name].const_value.numpy() for name in ("gamma", "beta", "mean", "variance")}
     FoldBatchNorm().run(model, PassContext())
     FoldBatchNorm().run(model, PassContext())
-    (record,) = json.loads(model.metadata_props[METADATA_KEY])
-    assert (record["node"], record["output"]) == ("linear", "y")
-    assert record["epsilon"] == pytest.approx(1e-3)
+    (record,) = read_statistics(model.metadata_props[METADATA_KEY])
+    assert (record.tensor, record.normalized) == ("y", True)
+    assert record.epsilon == pytest.approx(1e-3)
     for name, array in given.items():
-        assert np.array_equal(np.array(record[name], np.float32), array)
+        assert np.array_equal(getattr(record, name).astype(np.float32), array)
     assert ir.to_proto(model).metadata_props[0].key == METADATA_KEY
 
 
