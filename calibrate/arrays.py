@@ -22,6 +22,8 @@ from ptqc.core.types import Array
 
 MAX_ROW_BYTES = 1 << 30
 MAX_MEMBERS = 100_000
+# The member of an .npz that says how synthetic samples were made; no data.
+SYNTHETIC_KEY = "ptqc.synthetic"
 # What reading a damaged, encrypted or unusually packed member of an archive raises.
 DAMAGED = (
     zipfile.BadZipFile,
@@ -217,6 +219,8 @@ def _members(path: Path, archive: zipfile.ZipFile) -> Mapping[str, FileRows]:
         )
     for member in members:
         name = member.filename.removesuffix(".npy")
+        if name == SYNTHETIC_KEY:
+            continue
         where = f"{path}, array {quoted(name)}"
         with archive.open(member.filename) as stream:
             shape, dtype = read_header(stream, where)

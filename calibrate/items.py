@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ptqc.calibrate.arrays import MemoryRows, RowReader, Rows, StreamReader, read_header
+from ptqc.calibrate.arrays import SYNTHETIC_KEY, MemoryRows, RowReader, Rows, StreamReader, read_header
 from ptqc.calibrate.named import LABEL_NAMES, checked_labels, named_table
 from ptqc.calibrate.source import InputSpec
 from ptqc.calibrate.tables import Table, TableSource, open_tables, table_layout
@@ -71,7 +71,7 @@ def item_arrays(item: Any, specs: Sequence[InputSpec], where: str) -> dict[str, 
     """The arrays of a dict, a tuple in the order of the inputs, or a single one. DataError for anything else."""
     names = [spec.name for spec in specs]
     if isinstance(item, Mapping):
-        return {str(name): _as_array(value, where) for name, value in item.items()}
+        return {str(name): _as_array(value, where) for name, value in item.items() if name != SYNTHETIC_KEY}
     if isinstance(item, (tuple, list)):
         if len(item) == len(names) + 1:
             names.append(next(name for name in (*LABEL_NAMES, "") if name not in names))

@@ -17,6 +17,7 @@ from ptqc.calibrate.pixels import as_pixels
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.protos import open_protos
 from ptqc.calibrate.source import InputSpec, Source
+from ptqc.calibrate.synthesis.info import synthetic_info
 from ptqc.calibrate.tables import Table, open_tables
 from ptqc.core.errors import DataError, OptionError, quoted
 
@@ -141,8 +142,10 @@ def _open_arrays(
 
 def _open_memory(data: Any, specs: tuple[InputSpec, ...], steps: Preprocessing | None, limit: int | None) -> Source:
     arrays = item_arrays(data, specs, "the data")
-    found = named_table(specs, {name: MemoryRows(array) for name, array in arrays.items()}, "the data")
-    table, notes = found if steps is None else _preprocessed(*found, specs, steps)
+    table, notes = named_table(specs, {name: MemoryRows(array) for name, array in arrays.items()}, "the data")
+    notes = (*_origin(data), *notes)
+    if steps is not None:
+        table, notes = _preprocessed(table, notes, specs, steps)
     return open_tables("arrays in memory", specs, lambda: iter((table,)), limit, notes)
 
 
@@ -151,6 +154,7 @@ def _array_table(
 ) -> tuple[Table, tuple[str, ...]]:
     if path.suffix.lower() == ".npz":
         table, notes = named_table(specs, open_npz(path), str(path))
+        notes = (*_origin(path), *notes)
     elif len(specs) == 1:
         table, notes = named_table(specs, {specs[0].name: open_npy(path)}, str(path))
     else:
@@ -160,6 +164,12 @@ def _array_table(
             fix="store an .npz with input names as keys",
         )
     return (table, notes) if steps is None else _preprocessed(table, notes, specs, steps)
+
+
+def _origin(data: Any) -> tuple[str, ...]:
+    """A note where the data says that it was made by ptqc synth."""
+    info = synthetic_info(data)
+    return () if info is None else (info.sentence(),)
 
 
 def _preprocessed(
