@@ -72,7 +72,7 @@ def elu(call: Call, x: Tensor) -> Tensor:
 def selu(call: Call, x: Tensor) -> Tensor:
     """gamma * x, or gamma * alpha * (exp(x) - 1) below 0."""
     alpha, gamma = call.get("alpha", 1.67326319217681884765625), call.get("gamma", 1.05070102214813232421875)
-    return gamma * F.elu(x, alpha)
+    return torch.mul(F.elu(x, alpha), gamma)
 
 
 @operator("Celu")
@@ -117,6 +117,12 @@ def swish(call: Call, x: Tensor) -> Tensor:
     """x * sigmoid(alpha * x)."""
     alpha = call.get("alpha", 1.0)
     return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
+
+
+@operator("SwiGLU")
+def swiglu(call: Call, gate: Tensor, x: Tensor) -> Tensor:
+    """x * swish(gate)."""
+    return swish(call, gate) * x
 
 
 @operator("Shrink")

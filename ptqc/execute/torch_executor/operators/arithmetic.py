@@ -127,7 +127,7 @@ def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None =
     if x.dtype in WIDER:
         bounds = [None if bound is None else ordered(bound) for bound in (low, high)]
         return unordered(torch.clamp(ordered(x), *bounds), x.dtype)
-    return torch.clamp(x, _bound(low), _bound(high))  # type: ignore[arg-type]
+    return torch.clamp(x, _bound(low), _bound(high))
 
 
 def _bound(bound: Tensor | None) -> Any:

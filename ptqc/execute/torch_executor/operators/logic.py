@@ -75,15 +75,15 @@ def bitwise_not(call: Call, x: Tensor) -> Tensor:
 
 @operator("BitShift")
 def bit_shift(call: Call, x: Tensor, by: Tensor) -> Tensor:
-    """Bits moved left or right; nothing is left of them beyond the type's width."""
-    bits = torch.iinfo(x.dtype).bits
+    """Bits moved left, or right behind copies of the sign; all of them by a number outside of the type's width."""
     wide, steps = x.to(torch.int64), by.to(torch.int64)
     kept = steps.clamp(0, 63)
     if call.get("direction", "LEFT") == "LEFT":
-        moved = torch.bitwise_left_shift(wide, kept)
+        moved, rest = torch.bitwise_left_shift(wide, kept), torch.zeros_like(wide)
     else:
-        # Shifting a negative number right fills with its sign, which a number without sign has not got.
-        moved = torch.bitwise_right_shift(wide, kept)
-        moved = torch.where(kept > 0, moved & ~(-1 << (64 - kept).clamp(max=63)), moved)
-    outside = (steps < 0) | (steps >= bits)
-    return torch.where(outside, torch.zeros_like(moved), moved).to(x.dtype)
+        moved, rest = torch.bitwise_right_shift(wide, kept), torch.where(wide < 0, -1, 0)
+    if x.dtype is torch.uint64 and call.get("direction") == "RIGHT":
+        # The top bit is no sign here.
+        moved, rest = torch.where(kept > 0, moved & ~(-1 << (64 - kept).clamp(max=63)), moved), torch.zeros_like(wide)
+    outside = (steps < 0) | (steps >= torch.iinfo(x.dtype).bits)
+    return torch.where(outside, rest, moved).to(x.dtype)

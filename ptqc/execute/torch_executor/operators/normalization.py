@@ -60,8 +60,75 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
     plain = scale.shape == shape and (bias is None or bias.shape == shape) and scale.dtype is x.dtype
     if plain and not any(call.wanted[1:]):
         return (F.layer_norm(x, shape, scale, bias, epsilon),)
-    wide = torch.float32 if call.get("stash_type", 1) == 1 and x.dtype is not torch.float64 else x.dtype
+    wide = _stash(call, x)
     variance, mean = torch.var_mean(x.to(wide), list(range(axis, x.dim())), correction=0, keepdim=True)
     inverse = torch.rsqrt(variance + epsilon)
     y = ((x.to(wide) - mean) * inverse).to(x.dtype) * scale
     return (y if bias is None else y + bias).to(x.dtype), mean, inverse
+
+
+@operator("RMSNormalization")
+def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
+    """By the root of the mean square of everything from ``axis`` on."""
+    axes = list(range(call.get("axis", -1) % max(x.dim(), 1), x.dim()))
+    wide = x.to(_stash(call, x))
+    inverse = torch.rsqrt(torch.mean(wide * wide, axes, keepdim=True) + call.get("epsilon", 1e-5))
+    return ((wide * inverse).to(x.dtype) * scale).to(x.dtype)
+
+
+@operator("InstanceNormalization")
+def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """By the statistics of every channel of every sample."""
+    shape = (-1, *([1] * (x.dim() - 2)))
+    return _standard(x, list(range(2, x.dim())), call.get("epsilon", 1e-5)) * scale.reshape(shape) + bias.reshape(shape)
+
+
+@operator("GroupNormalization")
+def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """By the statistics of groups of channels; scale and bias a channel, before opset 21 a group."""
+    groups, channels = call.get("num_groups"), x.shape[1]
+    if call.opset < 21:
+        scale, bias = (value.repeat_interleave(channels // groups) for value in (scale, bias))
+    if x.dtype in (torch.float16, torch.bfloat16) or scale.dtype is not x.dtype:
+        wide = _stash(call, x)
+        found = F.group_norm(x.to(wide), groups, None, None, call.get("epsilon", 1e-5)).to(x.dtype)
+        shape = (-1, *([1] * (x.dim() - 2)))
+        return found * scale.reshape(shape) + bias.reshape(shape)
+    return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
+
+
+@operator("MeanVarianceNormalization")
+def mean_variance_normalization(call: Call, x: Tensor) -> Tensor:
+    """By mean and deviation over axes."""
+    axes = call.get("axes", [0, 2, 3])
+    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    return (x - mean) / (torch.sqrt(variance) + 1e-9)
+
+
+@operator("LpNormalization")
+def lp_normalization(call: Call, x: Tensor) -> Tensor:
+    """By the norm along one axis; 0 where that is 0."""
+    norm = torch.linalg.vector_norm(x, call.get("p", 2), call.get("axis", -1), keepdim=True)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+@operator("LRN")
+def local_response_normalization(call: Call, x: Tensor) -> Tensor:
+    """By the squares of neighbouring channels."""
+    size = call.get("size")
+    before = (size - 1) // 2
+    squares = x * x
+    padded = F.pad(squares, [0, 0] * (x.dim() - 2) + [before, size - 1 - before])
+    sums = padded.unfold(1, size, 1).sum(-1)
+    bias, alpha, beta = call.get("bias", 1.0), call.get("alpha", 1e-4), call.get("beta", 0.75)
+    return x * torch.pow(bias + alpha / size * sums, -beta)
+
+
+def _standard(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
+    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + epsilon)
+
+
+def _stash(call: Call, x: Tensor) -> torch.dtype:
+    """The type that statistics are computed in: float32, wider where x is."""
+    return torch.float64 if x.dtype is torch.float64 or call.get("stash_type", 1) == 11 else torch.float32

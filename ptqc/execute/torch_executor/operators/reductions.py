@@ -114,7 +114,7 @@ def _pick(call: Call, x: Tensor, pick: Callable[..., Tensor]) -> Tensor:
     x = ordered(x)
     if not call.get("select_last_index", 0) or x.dim() == 0:
         return pick(x, axis, keep)
-    return x.shape[axis] - 1 - pick(torch.flip(x, (axis,)), axis, keep)
+    return torch.rsub(pick(torch.flip(x, (axis,)), axis, keep), x.shape[axis] - 1)
 
 
 @operator("ArgMax")
