@@ -1,11 +1,14 @@
 """What an input of a model is: its kind, legal range, units and layout, and how ptqc came to know it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from ptqc.calibrate.preprocess import Preprocessing
+from ptqc.calibrate.source import shape_text
+from ptqc.core.errors import quoted
 
 
 class Kind(StrEnum):
@@ -58,3 +61,21 @@ class InputContract:
     def sample_shape(self) -> tuple[int, ...]:
         """Of one sample in arrays of samples."""
         return self.shape if self.stacked else self.shape[1:]
+
+    def __str__(self) -> str:
+        """For people: what the input is, in which units, and how that is known."""
+        parts = [f"{quoted(self.name)} is {self.kind} {shape_text(self.shape)}"]
+        if self.vocabulary:
+            parts.append(f"of {self.vocabulary} different ones")
+        elif self.kind is Kind.VALUE:
+            parts.append(f"{self.value:g}")
+        elif self.low and self.high:
+            parts.append(f"from {min(self.low):.4g} to {max(self.high):.4g}")
+        if self.preprocessing is not None:
+            parts.append(f"({self.preprocessing.color}, {self.preprocessing.layout})")
+        return f"{' '.join(parts)}: {self.origin}"
+
+
+def contract_notes(contracts: Iterable[InputContract]) -> tuple[str, ...]:
+    """A sentence on every input, for the notes of a run; those that were not sure of say ``assumed``."""
+    return tuple(f"the input {contract}" for contract in contracts)
