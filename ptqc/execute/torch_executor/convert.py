@@ -49,7 +49,7 @@ def from_array(array: Array) -> Any:
     viewed = _VIEWED.get(array.dtype)
     if viewed is not None:
         return _shared(np.ascontiguousarray(array).view(viewed[0])).view(viewed[1])
-    if array.dtype.kind not in "fiubc" or array.dtype.isbuiltin != 1:
+    if array.dtype.kind not in "fiubc" or array.dtype.isbuiltin == 2:
         return array
     return _shared(array)
 
