@@ -31,10 +31,10 @@ def power_noise(rng: np.random.Generator, height: int, width: int, exponent: flo
 
 def standardized(field: Array) -> Array:
     """``field`` shifted and scaled to mean 0 and standard deviation 1, float32; a constant becomes 0."""
-    centred = field - field.mean(dtype=np.float64)
-    spread = float(np.sqrt(np.square(centred).mean(dtype=np.float64)))
-    scaled: Array = (centred / max(spread, 1e-12)).astype(np.float32)
-    return scaled
+    centred = field.astype(np.float32) - np.float32(field.mean(dtype=np.float64))
+    spread = np.sqrt(np.square(centred).mean(dtype=np.float64))
+    centred /= np.float32(max(spread, 1e-12))
+    return centred
 
 
 def cropped_wrapped(sheet: Array, top: int, left: int, height: int, width: int) -> Array:

@@ -32,9 +32,10 @@ def _density(rng: np.random.Generator, height: int, width: int) -> Array:
     cells = np.floor((points - (low + high) / 2) / extent.max() * size + middle[:, None]).astype(np.int64)
     inside = (cells >= 0).all(axis=0) & (cells[0] < rows) & (cells[1] < columns)
     hits = np.bincount(cells[0, inside] * columns + cells[1, inside], minlength=rows * columns)
-    density = np.log1p(hits).reshape(rows, columns)
-    scaled: Array = (density / max(density.max(), 1e-6)).astype(np.float32)
-    return scaled
+    # Full opacity where the attractor is about as dense as in most places: its few hottest cells would pale the rest.
+    usual = np.quantile(hits[hits > 0], 0.75) if hits.any() else 1.0
+    density: Array = np.minimum(np.log1p(hits) / np.log1p(usual), 1).reshape(rows, columns).astype(np.float32)
+    return density
 
 
 def _attractor(rng: np.random.Generator, steps: int) -> Array:

@@ -10,6 +10,9 @@ from ptqc.core.types import Array
 # Signed distance to the outline in pixels, positive inside, at points (u, v) relative to the centre.
 Outline = Callable[[Array, Array], Array]
 
+# Pixels that an antialiased corner can reach further: a tip of 30 degrees, half a pixel from either edge, and rounding.
+SOFT = 2.5
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
@@ -45,7 +48,7 @@ def place_shape(rng: np.random.Generator, height: int, width: int, radius: float
 
 
 def _span(centre: float, reach: float, size: int) -> slice:
-    return slice(max(int(np.floor(centre - reach - 1)), 0), min(int(np.ceil(centre + reach + 1)), size))
+    return slice(max(int(np.floor(centre - reach - SOFT)), 0), min(int(np.ceil(centre + reach + SOFT)), size))
 
 
 def _ellipse(rng: np.random.Generator, radius: float) -> tuple[Outline, float]:
