@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from ptqc.calibrate.contract_options import UNITS, Declared
 from ptqc.calibrate.convert import is_float
+from ptqc.calibrate.image_probe import probe_images
 from ptqc.calibrate.image_units import RAW, find_units, image_runner
 from ptqc.calibrate.preprocess import Preprocessing, apply, completed, pixels_as_image
 from ptqc.calibrate.source import InputSpec
-from ptqc.calibrate.synthesis.images import synthesize_images
 from ptqc.core.errors import OptionError, PtqcError, quoted
 from ptqc.core.types import Array
 
@@ -130,7 +130,7 @@ def _inferred(
     height, width = int(height or 1), int(width or 1)
     count = max(2, min(PROBES, PROBE_PIXELS // (height * width)))
     count += -count % batch
-    pixels = synthesize_images(count, height, width, channels, seed=0)
+    pixels = probe_images(count, height, width, channels)
 
     def feeds(units: Preprocessing) -> list[dict[str, Array]]:
         done = _completed(_with(steps, units, ("mean", "std", "scale", *(("color",) if units.color else ()))), spec)

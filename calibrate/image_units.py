@@ -42,6 +42,7 @@ GREY_UNITS = {
 }
 LAYERS = 3  # how deep evidence is looked for; deeper layers say less of the input
 CLEARLY, SLACK = 1.2, 0.05  # a less usual candidate must fit so much better: images made by rules are no photographs
+WELL = 2.0  # misfit of BatchNorm statistics (squared deviations and log-ratios) below which there is no doubt
 FITS = 1.0  # mean squared log-ratio of biases to signals that still counts as evidence
 CONSTANT = 0.05  # outputs that vary less than this between images, relative to their spread, see too small pixels
 
@@ -71,8 +72,12 @@ def find_units(model: ir.Model, name: str, channels: int, run: Run, color: str |
         return prelude
     norms = [node for node in model.graph if _is_statistics(node)][:LAYERS]
     if norms:
-        label = _best({key: _norm_misfit(norms, run, steps) for key, steps in candidates.items()})
-        return Units(candidates[label], f"BatchNorm statistics fit {label} best")
+        misfits = {key: _norm_misfit(norms, run, steps) for key, steps in candidates.items()}
+        label = _best(misfits)
+        if misfits[label] < WELL:
+            return Units(candidates[label], f"BatchNorm statistics fit {label} best")
+        why = f"{label} is assumed, as it fits the BatchNorm statistics best, though not well"
+        return Units(candidates[label], why, assumed=True)
     biased = [pair for node in model.graph if (pair := _bias(node)) is not None][: 2 * LAYERS]
     plain = {key: steps for key, steps in candidates.items() if steps.color is None or steps is CAFFE}
     if biased:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptqc.calibrate.contract_options import Declared
 from ptqc.calibrate.observers import range_method
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.core.errors import OptionError, nearest, quoted
@@ -94,12 +95,20 @@ def _preprocess(value: Any) -> str:
     return str(value)
 
 
+def _inputs(value: Any) -> tuple[str, ...]:
+    """Texts as ``--input`` takes them, from tables by name of the input."""
+    if not isinstance(value, Mapping) or not all(isinstance(table, Mapping) for table in value.values()):
+        raise _Unfit("tables [inputs.NAME]")
+    return tuple(Declared.from_table(name, table).text() for name, table in value.items())
+
+
 PATHS = ("data", "eval-data", "output", "report")
 OPTIONS: Mapping[str, Reader] = {
     **dict.fromkeys(PATHS, _text),
     "target": _text,
     "samples": _whole(1),
     "preprocess": _preprocess,
+    "inputs": _inputs,
     "calibration-method": _method,
     "format": _word("qdq", "qoperator"),
     "prefer": _word("accuracy", "latency"),
@@ -133,7 +142,8 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
     Returns:
         Long option name with underscores (``keep_float``) -> value: text, bool, int, or a tuple of texts where the
-        option may be repeated. ``preprocess`` is its text form, also where the file has a ``[preprocess]`` table.
+        option may be repeated. ``preprocess`` is its text form, also where the file has a ``[preprocess]`` table;
+        the tables ``[inputs.NAME]`` become the texts of ``input``.
 
     Raises:
         OptionError: the file cannot be read, is no TOML, or has an unknown key or a value that does not fit; names
@@ -151,7 +161,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         name = key.replace("_", "-")
         if name not in OPTIONS:
             raise OptionError(f"there is no option {quoted(key)}", where=where, fix=nearest(name, list(OPTIONS)))
-        option = name.replace("-", "_")
+        option = "input" if name == "inputs" else name.replace("-", "_")
         if option in found:
             raise OptionError(f"the option {quoted(key)} is given twice", where=where)
         found[option] = _checked(name, value, where)

@@ -79,6 +79,28 @@ def data_options(required: bool, samples: int | None = None) -> Callable[[F], F]
     return decorate
 
 
+def input_option(function: F) -> F:
+    """``--input``: what the inputs of the model are, for data that ptqc makes itself; checked before any work."""
+
+    def check(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+        from ptqc.calibrate.contract_options import Declared
+
+        for text in texts:
+            Declared.parse(text)
+        return texts
+
+    option = click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME:KEY=VALUE,...",
+        callback=check,
+        help="What an input is: kind, range, mean, std, scale, color, layout, shape, vocabulary, value; "
+        "may be repeated.",
+    )
+    return option(function)
+
+
 def run_options(function: F) -> F:
     """``--seed`` and ``--threads``."""
     seed = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Of everything random.")

@@ -8,7 +8,7 @@ import click
 
 from ptqc.cli.config import config_option
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, Word, data_options, output_options
+from ptqc.cli.options import FILE, Word, data_options, input_option, output_options
 from ptqc.core.errors import ModelError, OptionError, quoted
 from ptqc.core.progress import Progress
 
@@ -102,6 +102,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model", type=FILE)
 @click.option("--target", default="int8", show_default=True, metavar="NAME", help="What to make: see ptqc targets.")
 @data_options(required=False)
+@input_option
 @_gate_options
 @_selection_options
 @_run_options

@@ -14,6 +14,7 @@ class QuantizeOptions:
     Attributes:
         samples: use at most that many calibration samples; None for all.
         preprocess: what is done to images, such as ``resize=256,crop=224,mean=0.485:0.456:0.406``.
+        inputs: what the inputs are, as ``NAME:kind=image,range=0:1``, where no data says it.
         calibration_method: ``auto`` (the better of consumer-error and minmax on the calibration data),
             ``consumer-error``, ``mse``, ``minmax``, ``percentile`` or ``entropy``.
         format: ``qdq`` (QuantizeLinear and DequantizeLinear pairs) or ``qoperator`` (QLinear operators).
@@ -34,6 +35,7 @@ class QuantizeOptions:
 
     samples: int | None = None
     preprocess: str | None = None
+    inputs: tuple[str, ...] = ()
     calibration_method: str = "auto"
     format: Literal["qdq", "qoperator"] = "qdq"
     prefer: Literal["accuracy", "latency"] = "accuracy"
