@@ -53,7 +53,7 @@ class Quantizer(torch.nn.Module):
     def constant(self, value: torch.Tensor) -> torch.Tensor:
         """What the codes of a constant stand for; those nearest to ``value`` where none are set."""
         if self.codes is None:
-            return self(value)
+            return self.forward(value)
         return dequantize(self.codes, self.scale, self.zero_point, self.axis)
 
 
@@ -130,7 +130,7 @@ class QuantizedExecutor(TorchExecutor):
         rule = self._rules.get(step)
         if rule is None:
             return super().read(step, environment)
-        values = [environment[key] if key else None for key in rule.reads]
+        values: list[Any] = [environment[key] if key else None for key in rule.reads]
         if rule.form is not Form.TABLE:  # its rows are dequantized once they are looked up
             for position, name in rule.constants.items():
                 values[position] = self._constant(name, values[position])
@@ -236,7 +236,7 @@ class QuantizedExecutor(TorchExecutor):
             node, parts = step.node, linear_parts(step.node)
             if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
                 if parts.weight.name in self.plan.tensors:
-                    found.setdefault(node, {})[1] = parts.weight.name
+                    found.setdefault(node, {})[1] = parts.weight.name or ""
                 if parts.bias is not None and parts.bias_name in self.plan.tensors:
                     holder = parts.bias_add or node
                     found.setdefault(holder, {})[list(holder.inputs).index(parts.bias)] = parts.bias_name

@@ -1,0 +1,187 @@
+"""The cost table: what each node costs at each precision, which allocation weighs up."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, Self, get_args
+
+from ptqc.core.errors import OptionError, quoted
+from ptqc.core.types import Precision
+
+COST_VERSION = 1
+SENSITIVITY_METRIC = "relative squared error"  # noise power of all outputs of the model / their signal power
+
+Origin = Literal["measured", "modelled", "given"]
+_WHOLE = ("bytes", "bops", "macs")
+NUMBERS = ("sensitivity", *_WHOLE, "latency_us")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one node costs at one precision; None where it is not known.
+
+    Attributes:
+        node: name.
+        precision: of its weights and of the activation that it reads; 16 bits stand for float.
+        sensitivity: what this choice alone does to the outputs of the float model, by the table's metric.
+        bytes: of the constants of the node as they are stored.
+        bops: bit operations for one sample: MACs times the bits of both factors, 32 for float.
+        macs: multiply-accumulates for one sample.
+        latency_us: of the node on the target.
+        origin: of each number that is known, by the name of its attribute.
+    """
+
+    node: str
+    precision: Precision
+    sensitivity: float | None = None
+    bytes: int | None = None
+    bops: int | None = None
+    macs: int | None = None
+    latency_us: float | None = None
+    origin: Mapping[str, Origin] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = [name for name in NUMBERS if getattr(self, name) is not None]
+        for name in known:
+            number = getattr(self, name)
+            if isinstance(number, bool) or not math.isfinite(number) or number < 0:
+                raise ValueError(f"{name} of {quoted(self.node)} must be a number from 0 on")
+            if name in _WHOLE and not isinstance(number, int):
+                raise ValueError(f"{name} of {quoted(self.node)} must be a whole number")
+        if sorted(self.origin) != sorted(known) or not all(one in get_args(Origin) for one in self.origin.values()):
+            raise ValueError(f"{quoted(self.node)} must say where each of its numbers comes from")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; numbers that are not known are left out."""
+        numbers = {name: getattr(self, name) for name in self.origin}
+        return {"node": self.node, "precision": str(self.precision), **numbers, "origin": dict(self.origin)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`; KeyError, TypeError, ValueError or OptionError on anything else."""
+        unknown = sorted(set(data) - {"node", "precision", "origin", *NUMBERS})
+        if unknown or not isinstance(data["node"], str):
+            raise ValueError(f"an entry has the unknown key {quoted(unknown[0])}" if unknown else "node must be a name")
+        numbers = {name: _number(name, data[name]) for name in NUMBERS if data.get(name) is not None}
+        return cls(data["node"], Precision.parse(data["precision"]), origin=data["origin"], **numbers)
+
+
+def _number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number")
+    return value if name in _WHOLE else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredOn:
+    """The data on which sensitivities were measured.
+
+    Attributes:
+        description: for people.
+        digest: of its content; empty where it is not known.
+        samples: how many were used.
+        metric: what a sensitivity is.
+    """
+
+    description: str
+    digest: str
+    samples: int
+    metric: str = SENSITIVITY_METRIC
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Costs by node and precision.
+
+    Attributes:
+        graph_hash: of the canonical float graph whose nodes these are.
+        costs: at most one for each node and precision; kept sorted by them.
+        measured_on: where sensitivities were measured, None where there are none.
+    """
+
+    graph_hash: str
+    costs: tuple[Cost, ...]
+    measured_on: MeasuredOn | None = None
+
+    def __post_init__(self) -> None:
+        costs = tuple(sorted(self.costs, key=_key))
+        for one, other in pairwise(costs):
+            if _key(one) == _key(other):
+                raise ValueError(f"{quoted(one.node)} has more than one entry for {one.precision}")
+        object.__setattr__(self, "costs", costs)
+
+    def find(self, node: str, precision: Precision) -> Cost | None:
+        """The cost of a node at a precision, None where the table does not have it."""
+        return next((cost for cost in self.costs if cost.node == node and cost.precision == precision), None)
+
+    def by_node(self) -> dict[str, tuple[Cost, ...]]:
+        """The costs of each node."""
+        found: dict[str, list[Cost]] = {}
+        for cost in self.costs:
+            found.setdefault(cost.node, []).append(cost)
+        return {node: tuple(costs) for node, costs in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with a version field."""
+        measured = self.measured_on
+        return {
+            "version": COST_VERSION,
+            "graph_hash": self.graph_hash,
+            "measured_on": None
+            if measured is None
+            else {
+                "description": measured.description,
+                "digest": measured.digest,
+                "samples": measured.samples,
+                "metric": measured.metric,
+            },
+            "costs": [cost.to_json() for cost in self.costs],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Reads what :meth:`to_json` wrote. Raises OptionError for another version, and for damaged or foreign data."""
+        fix = "make it with ptqc sensitivity MODEL -o table.json"
+        if not isinstance(data, dict) or "costs" not in data:
+            raise OptionError("this is no cost table", fix=fix)
+        if data.get("version") != COST_VERSION:
+            why = f"this ptqc reads version {COST_VERSION}"
+            raise OptionError(f"the cost table has version {quoted(data.get('version'))}", why=why, fix=fix)
+        try:
+            if not isinstance(data["graph_hash"], str) or not isinstance(data["costs"], list):
+                raise TypeError("graph_hash must be text, and costs a list")
+            costs = tuple(Cost.from_json(one) for one in data["costs"])
+            return cls(data["graph_hash"], costs, _measured_on(data["measured_on"]))
+        except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
+            missing = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise OptionError("the cost table is damaged", why=missing, fix=fix) from error
+
+    def text(self) -> str:
+        """The table as JSON text; equal tables give equal text."""
+        return json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Reads what :meth:`text` wrote. Raises OptionError for anything else."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise OptionError("this is no cost table", why=f"it is no JSON: {error}") from error
+        return cls.from_json(data)
+
+
+def _key(cost: Cost) -> tuple[str, str]:
+    return cost.node, str(cost.precision)
+
+
+def _measured_on(data: Any) -> MeasuredOn | None:
+    if data is None:
+        return None
+    if not all(isinstance(data[key], str) for key in ("description", "digest", "metric")):
+        raise TypeError("measured_on must describe data in words")
+    samples = data["samples"]
+    if type(samples) is not int or samples < 1:
+        raise ValueError("samples must be a whole number from 1 on")
+    return MeasuredOn(data["description"], data["digest"], samples, data["metric"])
