@@ -25,8 +25,7 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int, palette: Pale
         radii = np.sort(radii)[::-1]  # as if seen from near: nothing small is hidden
     for radius in radii:
         patch = place_shape(rng, height, width, float(radius))
-        if patch is not None:
-            _paint(image, patch, _filling(rng, patch, float(radius), sheet, palette.colour(rng)))
+        _paint(image, patch, _filling(rng, patch, float(radius), sheet, palette.colour(rng)))
     return image
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -31,13 +32,11 @@ class Patch:
     cover: Array
 
 
-def place_shape(rng: np.random.Generator, height: int, width: int, radius: float) -> Patch | None:
-    """A random shape of a radius in pixels, its centre anywhere in the image; None where it misses every pixel."""
+def place_shape(rng: np.random.Generator, height: int, width: int, radius: float) -> Patch:
+    """A random shape of a radius in pixels, its centre anywhere in the image."""
     centre_y, centre_x = rng.uniform(0, height), rng.uniform(0, width)
     outline, reach = _KINDS[int(rng.integers(len(_KINDS)))](rng, radius)
     rows, columns = _span(centre_y, reach, height), _span(centre_x, reach, width)
-    if rows.stop <= rows.start or columns.stop <= columns.start:
-        return None
     y = (np.arange(rows.start, rows.stop) + (0.5 - centre_y)).astype(np.float32)[:, None]
     x = (np.arange(columns.start, columns.stop) + (0.5 - centre_x)).astype(np.float32)[None, :]
     angle = rng.uniform(0, 2 * np.pi)
@@ -69,11 +68,8 @@ def _polygon(normals: Array, distances: Array) -> Outline:
     """The points on the inner side of every edge; ``normals`` [n, 2] of length 1, ``distances`` [n] from the centre."""
 
     def outline(u: Array, v: Array) -> Array:
-        inside: Array | None = None
-        for (across, along), distance in zip(normals.astype(np.float32), distances.astype(np.float32), strict=True):
-            edge = distance - (u * across + v * along)
-            inside = edge if inside is None else np.minimum(inside, edge)
-        assert inside is not None
+        edges = zip(normals.astype(np.float32), distances.astype(np.float32), strict=True)
+        inside: Array = reduce(np.minimum, (limit - (u * across + v * along) for (across, along), limit in edges))
         return inside
 
     return outline
