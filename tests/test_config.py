@@ -57,6 +57,19 @@ def test_all_kinds_of_values(tmp_path):
     }
 
 
+def test_tables_of_inputs(tmp_path):
+    file = tmp_path / "ptqc.toml"
+    file.write_text(
+        '[inputs.x]\nrange = [0, 1]\n[inputs."ids:0"]\nkind = "tokens"\nvocabulary = 30522\nshape = [1, 64]\n'
+    )
+    assert load_config(file) == {"input": ("x:range=0.0:1.0", "ids:0:kind=tokens,shape=1x64,vocabulary=30522")}
+
+
+def test_bad_tables_of_inputs(refused):
+    assert "line 1, input 'x': inputs have no key 'rnage'. did you mean 'range'?" in refused("[inputs.x]\nrnage = 1\n")
+    assert "give tables [inputs.NAME]" in refused("inputs = 3\n")
+
+
 def test_unknown_key_names_line_and_nearest(refused):
     message = refused('target = "int8"\n\nkeep-flaot = ["a"]\n')
     assert "line 3" in message
