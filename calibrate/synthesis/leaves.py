@@ -9,6 +9,7 @@ from ptqc.core.types import Array
 
 COUNTS = (12, 40, 120)
 LEAST_RADIUS = 2.0  # pixels
+SHADING = np.float32(0.6)  # darker on one side and brighter on the other by this share
 
 
 def dead_leaves(rng: np.random.Generator, height: int, width: int, palette: Palette) -> Array:
@@ -49,8 +50,7 @@ def _filling(rng: np.random.Generator, patch: Patch, radius: float, sheet: Array
             texture = grating(rng, patch.y, patch.x, 2 * radius)
         filling = filling + (np.float32(rng.uniform(0.02, 0.3)) * texture)[..., None]
     if rng.random() < 0.5:
-        strength = np.float32(rng.uniform(0, 0.6))
-        shade = 1 + strength * (2 * ramp(patch.y, patch.x, rng.uniform(0, 2 * np.pi)) - 1)
+        shade = 1 + SHADING * (2 * ramp(patch.y, patch.x, rng.uniform(0, 2 * np.pi)) - 1)
         filling = filling * shade[..., None]
     return filling
 
