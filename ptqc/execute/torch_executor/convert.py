@@ -57,6 +57,9 @@ def from_array(array: Array) -> Any:
 def _shared(array: Array) -> torch.Tensor:
     if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    if array.dtype.kind in "iu":
+        # onnxruntime returns C's long long, which torch does not take though it is as long as its own.
+        array = array.view(f"{array.dtype.kind}{array.dtype.itemsize}")
     with warnings.catch_warnings():
         # Weights are mapped read-only; nothing here writes into a tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

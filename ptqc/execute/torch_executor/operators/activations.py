@@ -91,7 +91,7 @@ def gelu(call: Call, x: Tensor) -> Tensor:
 @operator("Softplus")
 def softplus(call: Call, x: Tensor) -> Tensor:
     """log(1 + exp(x))."""
-    return F.softplus(x, threshold=88.0)
+    return F.softplus(x, threshold=40.0)
 
 
 @operator("Softsign")
@@ -103,7 +103,7 @@ def softsign(call: Call, x: Tensor) -> Tensor:
 @operator("ThresholdedRelu")
 def thresholded_relu(call: Call, x: Tensor) -> Tensor:
     """x above alpha, else 0."""
-    return F.threshold(x, call.get("alpha", 1.0), 0.0)
+    return torch.where(x > call.get("alpha", 1.0), x, torch.zeros_like(x))
 
 
 @operator("Mish")
@@ -148,9 +148,7 @@ def log_softmax(call: Call, x: Tensor) -> Tensor:
 @operator("Hardmax", since=13)
 def hardmax(call: Call, x: Tensor) -> Tensor:
     """1 at the first greatest value along one axis, else 0."""
-    axis = call.get("axis", -1)
-    at = torch.argmax(x, axis, keepdim=True)
-    return torch.zeros_like(x).scatter(axis, at, 1.0)
+    return _one_hot(x, call.get("axis", -1))
 
 
 @operator("Softmax", since=1)
@@ -168,8 +166,13 @@ def log_softmax_of_rows(call: Call, x: Tensor) -> Tensor:
 @operator("Hardmax", since=1)
 def hardmax_of_rows(call: Call, x: Tensor) -> Tensor:
     """Over everything from ``axis`` on."""
-    rows = _rows(call, x)
-    return torch.zeros_like(rows).scatter(1, torch.argmax(rows, 1, keepdim=True), 1.0).reshape(x.shape)
+    return _one_hot(_rows(call, x), 1).reshape(x.shape)
+
+
+def _one_hot(x: Tensor, axis: int) -> Tensor:
+    if x.numel() == 0:
+        return x
+    return torch.zeros_like(x).scatter(axis, torch.argmax(x, axis, keepdim=True), 1.0)
 
 
 def _rows(call: Call, x: Tensor) -> Tensor:
@@ -185,7 +188,8 @@ def dropout(call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor
     kind = torch.bool if call.opset >= 10 else x.dtype
     share = 0.5 if ratio is None else float(ratio)
     if training is None or not bool(training) or share == 0.0:
-        return (x, torch.ones_like(x, dtype=kind)) if any(call.wanted[1:]) else (x,)
+        # As onnxruntime does, which fills masks from opset 12 on.
+        return (x, torch.full_like(x, call.opset >= 12, dtype=kind)) if any(call.wanted[1:]) else (x,)
     draws = torch.rand(x.shape, generator=generator(call, x.device), device=x.device)
     mask = draws >= share
     return x * mask / (1.0 - share), mask.to(kind)

@@ -121,23 +121,28 @@ def mean(call: Call, *values: Tensor) -> Tensor:
 
 @operator("Clip", since=11)
 def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Between two bounds that are inputs, which get gradients where they want some."""
-    if low is None and high is None:
-        return x
+    """Between two bounds that are inputs, which get gradients where they want some; finite without bounds."""
     if x.dtype in WIDER:
         bounds = [None if bound is None else ordered(bound) for bound in (low, high)]
-        return unordered(torch.clamp(ordered(x), *bounds), x.dtype)
-    return torch.clamp(x, _bound(low), _bound(high))
+        return x if bounds == [None, None] else unordered(torch.clamp(ordered(x), *bounds), x.dtype)
+    if _is_number(low) and _is_number(high):
+        # Three times as fast as with tensors.
+        return _clamped(x, None if low is None else low.item(), None if high is None else high.item())
+    return torch.clamp(x, low, high)
 
 
-def _bound(bound: Tensor | None) -> Any:
-    if bound is None or bound.requires_grad or bound.device.type != "cpu":
-        return bound
-    return bound.item()
+def _is_number(bound: Tensor | None) -> bool:
+    return bound is None or (not bound.requires_grad and bound.device.type == "cpu")
+
+
+def _clamped(x: Tensor, low: Any, high: Any) -> Tensor:
+    if x.is_floating_point():
+        limits = torch.finfo(x.dtype)
+        low, high = limits.min if low is None else low, limits.max if high is None else high
+    return x if low is None and high is None else torch.clamp(x, low, high)
 
 
 @operator("Clip", since=1)
 def clip_to_attributes(call: Call, x: Tensor) -> Tensor:
     """Between two bounds that are attributes."""
-    low, high = call.get("min"), call.get("max")
-    return x if low is None and high is None else torch.clamp(x, low, high)
+    return _clamped(x, call.get("min"), call.get("max"))

@@ -59,7 +59,9 @@ def absolute(call: Call, x: Tensor) -> Tensor:
 
 @operator("Sign")
 def sign(call: Call, x: Tensor) -> Tensor:
-    """-1, 0 or 1; 0 for NaN."""
+    """-1, 0 or 1; NaN for NaN."""
+    if x.is_floating_point():
+        return torch.where(torch.isnan(x), x, torch.sign(x))
     if x.dtype is torch.uint64:
         return (x.view(torch.int64) != 0).to(torch.uint64)
     return widened(torch.sign, x)

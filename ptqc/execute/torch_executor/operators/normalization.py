@@ -63,8 +63,9 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
     wide = _stash(call, x)
     variance, mean = torch.var_mean(x.to(wide), list(range(axis, x.dim())), correction=0, keepdim=True)
     inverse = torch.rsqrt(variance + epsilon)
+    kind = torch.float64 if call.get("stash_type", 1) == 11 else torch.float32
     y = ((x.to(wide) - mean) * inverse).to(x.dtype) * scale
-    return (y if bias is None else y + bias).to(x.dtype), mean, inverse
+    return (y if bias is None else y + bias).to(x.dtype), mean.to(kind), inverse.to(kind)
 
 
 @operator("RMSNormalization")
