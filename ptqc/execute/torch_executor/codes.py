@@ -1,4 +1,4 @@
-"""Integers that remember the float arithmetic which they come from, so that gradients pass straight through rounding."""
+"""Integers that remember the floats which they were rounded from, so that gradients pass straight through."""
 
 from typing import Any
 
