@@ -46,11 +46,11 @@ def make_block(graph: ir.Graph, opsets: Mapping[str, int], wanted: Sequence[str]
     """The block of ``graph``; what leads to none of the tensors ``wanted`` (all its outputs if empty) is left out."""
     outputs = tuple(wanted) or tuple(value.name or "" for value in graph.outputs)
     nodes = _needed(graph, outputs)
-    last_reader = {name: node for node in nodes for name in _read(node)}
+    last_reader = {name: node for node in nodes for name in names_read(node)}
     kept = frozenset(outputs)
     steps = []
     for node in nodes:
-        last = tuple(name for name in _read(node) if last_reader[name] is node and name not in kept)
+        last = tuple(name for name in names_read(node) if last_reader[name] is node and name not in kept)
         unread = (out.name or "" for out in node.outputs)
         last += tuple(name for name in unread if name and name not in last_reader and name not in kept)
         steps.append(_step(node, opsets, last))
@@ -62,17 +62,17 @@ def _needed(graph: ir.Graph, outputs: Sequence[str]) -> list[ir.Node]:
     for node in reversed(list(graph)):
         if any(out.name in needed for out in node.outputs):
             found.append(node)
-            needed.update(_read(node))
+            needed.update(names_read(node))
     return found[::-1]
 
 
-def _read(node: ir.Node) -> tuple[str, ...]:
+def names_read(node: ir.Node) -> tuple[str, ...]:
     """What ``node`` reads, what its bodies read from around them included."""
     names = [value.name or "" for value in node.inputs if value is not None and value.name]
     for body in subgraphs(node):
         inside = {value.name for value in body.inputs} | set(body.initializers)
         for inner in body:
-            names += [name for name in _read(inner) if name not in inside]
+            names += [name for name in names_read(inner) if name not in inside]
             inside |= {out.name for out in inner.outputs}
         names += [value.name or "" for value in body.outputs if value.name not in inside]
     return tuple(dict.fromkeys(names))
