@@ -17,6 +17,7 @@ from ptqc.core.types import Array
 
 PROBES = 8
 PROBE_PIXELS = 4 * 224 * 224
+MOST_PIXELS = 1 << 24  # of all probing images: more are not tried
 CLOSE = 1e-2  # share of the range by which a declared one may differ: people round
 
 
@@ -130,14 +131,15 @@ def _inferred(
     height, width = int(height or 1), int(width or 1)
     count = max(2, min(PROBES, PROBE_PIXELS // (height * width)))
     count += -count % batch
-    pixels = probe_images(count, height, width, channels)
 
     def feeds(units: Preprocessing) -> list[dict[str, Array]]:
+        pixels = probe_images(count, height, width, channels)
         done = _completed(_with(steps, units, ("mean", "std", "scale", *(("color",) if units.color else ()))), spec)
         ready = np.stack([apply(done, pixels_as_image(image, "probe"), "probe") for image in pixels])
         ready = ready.astype(spec.dtype)
         return [blank() | {spec.name: ready[first : first + batch]} for first in range(0, count, batch)]
 
-    found = find_units(model, spec.name, channels, image_runner(model, feeds), steps.color)
+    run = image_runner(model, feeds) if count * height * width <= MOST_PIXELS else None
+    found = find_units(model, spec.name, channels, run, steps.color)
     keys = ("mean", "std", "scale", *(("color",) if found.steps.color else ()))
     return ImageUnits(_completed(_with(steps, found.steps, keys), spec), found.why)

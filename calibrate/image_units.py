@@ -42,6 +42,7 @@ GREY_UNITS = {
 }
 LAYERS = 3  # how deep evidence is looked for; deeper layers say less of the input
 CLEARLY, SLACK = 1.2, 0.05  # a less usual candidate must fit so much better: images made by rules are no photographs
+MOST_ROWS = 64
 WELL = 2.0  # misfit of BatchNorm statistics (squared deviations and log-ratios) below which there is no doubt
 FITS = 1.0  # mean squared log-ratio of biases to signals that still counts as evidence
 CONSTANT = 0.05  # outputs that vary less than this between images, relative to their spread, see too small pixels
@@ -56,7 +57,7 @@ class Units:
     assumed: bool = False
 
 
-def find_units(model: ir.Model, name: str, channels: int, run: Run, color: str | None = None) -> Units:
+def find_units(model: ir.Model, name: str, channels: int, run: Run | None, color: str | None = None) -> Units:
     """The units of an image input, from the graph.
 
     Args:
@@ -64,33 +65,50 @@ def find_units(model: ir.Model, name: str, channels: int, run: Run, color: str |
         name: of the input.
         channels: 1 or 3.
         run: a few images, preprocessed by the given steps, through the model: the named tensors, first axis samples.
+            None where that would take too much memory.
         color: order of the channels, where it is known.
     """
     candidates = _candidates(channels, color)
-    prelude = _prelude(model, name)
-    if prelude is not None:
-        return prelude
+    found = _prelude(model, name)
+    if found is None and run is not None:
+        with np.errstate(all="ignore"):  # what is no number fits nothing
+            found = _by_statistics(model, candidates, run) or _by_biases(model, candidates, run, color)
+            found = found or _by_outputs(model, candidates, run)
+    small = UNIT if channels == 1 else IMAGENET
+    return found or _fallback(candidates, small, UNIT, "is assumed, as nothing in the graph tells")
+
+
+def _by_statistics(model: ir.Model, candidates: Mapping[str, Preprocessing], run: Run) -> Units | None:
     norms = [node for node in model.graph if _is_statistics(node)][:LAYERS]
-    if norms:
-        misfits = {key: _norm_misfit(norms, run, steps) for key, steps in candidates.items()}
-        label = _best(misfits)
-        if misfits[label] < WELL:
-            return Units(candidates[label], f"BatchNorm statistics fit {label} best")
-        why = f"{label} is assumed, as it fits the BatchNorm statistics best, though not well"
-        return Units(candidates[label], why, assumed=True)
+    misfits = {label: _norm_misfit(norms, run, steps) for label, steps in candidates.items() if norms}
+    label = _best(misfits)
+    if label is None:
+        return None
+    if misfits[label] < WELL:
+        return Units(candidates[label], f"BatchNorm statistics fit {label} best")
+    why = f"{label} is assumed, as it fits the BatchNorm statistics best, though not well"
+    return Units(candidates[label], why, assumed=True)
+
+
+def _by_biases(model: ir.Model, candidates: Mapping[str, Preprocessing], run: Run, color: str | None) -> Units | None:
+    """A folded BatchNorm leaves biases of about the size of the signals; that says little of the order of channels."""
     biased = [pair for node in model.graph if (pair := _bias(node)) is not None][: 2 * LAYERS]
-    plain = {key: steps for key, steps in candidates.items() if steps.color is None or steps is CAFFE}
-    if biased:
-        misfits = {key: _bias_misfit(biased, run, steps) for key, steps in plain.items()}
-        label = _best(misfits)
-        if misfits[label] < FITS:
-            why = f"without BatchNorm statistics, {label} is assumed, as it fits the biases of the convolutions best"
-            return Units(candidates[label], why, assumed=True)
-    small, large = (UNIT, RAW) if channels == 1 else (IMAGENET, CAFFE)
-    if _sensitivity(model, run, UNIT) < CONSTANT < 2 * _sensitivity(model, run, RAW):
-        why = "is assumed, as the outputs hardly depend on pixels from 0 to 1 and no BatchNorm statistics tell more"
-        return _fallback(candidates, large, RAW, why)
-    return _fallback(candidates, small, UNIT, "is assumed, as nothing in the graph tells")
+    plain = {label: steps for label, steps in candidates.items() if color or steps.color is None or steps is CAFFE}
+    misfits = {label: _bias_misfit(biased, run, steps) for label, steps in plain.items() if biased}
+    label = _best(misfits)
+    if label is None or misfits[label] >= FITS:
+        return None
+    why = f"without BatchNorm statistics, {label} is assumed, as it fits the biases of the convolutions best"
+    return Units(candidates[label], why, assumed=True)
+
+
+def _by_outputs(model: ir.Model, candidates: Mapping[str, Preprocessing], run: Run) -> Units | None:
+    """Large pixels, where the outputs depend on these alone."""
+    if not _sensitivity(model, run, UNIT) < CONSTANT < 2 * _sensitivity(model, run, RAW):
+        return None
+    why = "is assumed, as the outputs hardly depend on pixels from 0 to 1 and no BatchNorm statistics tell more"
+    large = RAW if candidates is GREY_UNITS else CAFFE
+    return _fallback(candidates, large, RAW, why)
 
 
 def _candidates(channels: int, color: str | None) -> Mapping[str, Preprocessing]:
@@ -108,10 +126,10 @@ def _fallback(candidates: Mapping[str, Preprocessing], first: Preprocessing, sec
     return Units(candidates[fits[key]], f"{fits[key]} {why}", assumed=True)
 
 
-def _best(misfits: dict[str, float]) -> str:
-    """The candidate of least misfit; an earlier one that is nearly as good wins."""
-    least = min(misfits.values())
-    return next(key for key, misfit in misfits.items() if misfit <= CLEARLY * least + SLACK)
+def _best(misfits: Mapping[str, float]) -> str | None:
+    """The candidate of least misfit, where an earlier one that is nearly as good wins; None where none is finite."""
+    least = min((misfit for misfit in misfits.values() if np.isfinite(misfit)), default=np.inf)
+    return next((label for label, misfit in misfits.items() if misfit <= CLEARLY * least + SLACK < np.inf), None)
 
 
 def _is_statistics(node: ir.Node) -> bool:
@@ -193,6 +211,8 @@ def _prelude(model: ir.Model, name: str) -> Units | None:
 def image_runner(model: ir.Model, feeds: Callable[[Preprocessing], Sequence[dict[str, Array]]]) -> Run:
     """Runs images through parts of the model; sessions are kept, as every candidate needs the same tensors.
 
+    Large maps are thinned out: moments need no more.
+
     Args:
         feeds: the calls of the model for images preprocessed by the given steps.
     """
@@ -202,7 +222,15 @@ def image_runner(model: ir.Model, feeds: Callable[[Preprocessing], Sequence[dict
         key = tuple(tensors)
         if key not in runners:
             runners[key] = TensorRunner(model, key)
-        calls = [runners[key].run(feed) for feed in feeds(steps)]
+        calls = [{name: _thinned(array) for name, array in runners[key].run(feed).items()} for feed in feeds(steps)]
         return {name: np.concatenate([call[name] for call in calls]) for name in key}
 
     return run
+
+
+def _thinned(values: Array) -> Array:
+    """Every n-th row and column of [N, C, H, W], so that about MOST_ROWS are left; anything else unchanged."""
+    if values.ndim != 4:
+        return values
+    rows, columns = (-(-size // MOST_ROWS) for size in values.shape[2:])
+    return np.ascontiguousarray(values[:, :, ::rows, ::columns])

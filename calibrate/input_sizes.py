@@ -1,5 +1,6 @@
 """Sizes that a model leaves free: what was declared, else usual ones, the first of which the model runs with."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.contract import Kind
+from ptqc.calibrate.contract_options import MAX_ELEMENTS
 from ptqc.calibrate.source import InputSpec
 from ptqc.core.errors import DataError, OptionError, quoted
 from ptqc.core.types import Array
@@ -65,6 +67,8 @@ def find_call(
         for axis, size in enumerate(spec.shape or ())
         if not isinstance(size, int) and _symbol(spec, axis) not in sizes
     }
+    for spec in ranked:
+        _check_size(spec, sizes)
     if not free:
         return Call({spec.name: _filled(spec, sizes) for spec in ranked}, frozenset())
     chosen = [spec for spec in ranked if any(_symbol(spec, axis) in free for axis in range(len(spec.shape or ())))]
@@ -84,6 +88,20 @@ def find_call(
         why=f"the model runs with none of the usual ones: {reason}",
         fix=f"declare them: --input {name}:shape={'x'.join(map(str, call.shapes[name]))}",
     )
+
+
+def _check_size(spec: InputSpec, sizes: Mapping[str, int]) -> None:
+    """Raises OptionError where the sizes that are known alone make an input empty, or larger than anybody means."""
+    known = [
+        size if isinstance(size, int) else sizes.get(_symbol(spec, axis), 1)
+        for axis, size in enumerate(spec.shape or ())
+    ]
+    if not all(size > 0 for size in known) or math.prod(known) > MAX_ELEMENTS:
+        raise OptionError(
+            f"no data can be made for the input {quoted(spec.name)} ({spec})",
+            why=f"it must have from 1 to {MAX_ELEMENTS:,} elements",
+            fix="give real data",
+        )
 
 
 def _settled(specs: Sequence[InputSpec], kinds: Mapping[str, Kind], known: Mapping[str, Shape]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
@@ -180,6 +181,30 @@ def test_metadata_of_other_tools(metadata, high, color):
     assert (max(contract.high), contract.preprocessing.color) == (high, color)
     assert contract.shape[2:] == ((64, 96) if "imgsz" in metadata else (224, 224))
     assert "image metadata" in contract.origin
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_weights_that_are_no_numbers(folded):
+    made = trained(UNITS["0 to 1"][0], folded=folded)
+    for value in made.graph.initializers.values():
+        value.const_value = ir.tensor(np.full(value.shape.numpy(), np.nan, np.float32), name=value.name)
+    assert "nothing in the graph tells" in only(made).origin
+
+
+def test_declared_color_without_statistics():
+    contract = only(trained(UNITS["0 to 1"][0], folded=True), ["color=BGR"])
+    assert contract.preprocessing.color == "BGR"
+    assert max(contract.high) < 3
+
+
+def test_huge_inputs_are_not_tried():
+    contract = only(
+        model("(float[1,3,8192,8192] x) => (float[1,8,8190,8190] y) { y = Conv (x, w) }", w=floats(8, 3, 3, 3))
+    )
+    assert "nothing in the graph tells" in contract.origin
+    for size in (0, 1 << 40):
+        made = model(f"(float[1,{size}] x) => (float[1,{size}] y) {{ y = Relu (x) }}")
+        assert "no data can be made" in refused(made)
 
 
 # --- other kinds ----------------------------------------------------------------------------------------------------

@@ -78,12 +78,25 @@ def test_writes_the_model_beside_the_input_and_shows_the_report(ptqc, calls, net
     assert calls == [(net, "int8", None, QuantizeOptions())]
 
 
+def test_bad_input_declaration_is_refused_before_any_work(ptqc, calls, net):
+    result = ptqc("quantize", net, "--input", "x:rnage=0:1")
+    assert result.exit_code == 2
+    assert "did you mean 'range'?" in result.stderr
+    assert calls == []
+
+
+def test_inputs_from_the_configuration(ptqc, calls, net):
+    (net.parent / "c.toml").write_text("[inputs.x]\nrange = [0, 1]\n")
+    assert ptqc("quantize", net, "--config", net.parent / "c.toml").exit_code == 0
+    assert calls[0][3].inputs == ("x:range=0.0:1.0",)
+
+
 def test_every_option_reaches_the_pipeline(ptqc, calls, net):
     text = (
         "--data d.npz --samples 5 --preprocess resize=8 --calibration-method mse --format qoperator --prefer latency "
         "--cpu avx2 --keep-float head* --keep-float tail --precision a*=float --precision w8a8 --op-types Conv,Gemm "
         "--activations dynamic --pass m:C@after=x --check-passes --seed 3 --threads 2 --eval-data e.npz "
-        "--metric top5 --no-measure"
+        "--metric top5 --no-measure --input a:range=0:1 --input b:kind=mask"
     )
     assert ptqc("quantize", net, *text.split()).exit_code == 0
     (_, _, data, options) = calls[0]
@@ -91,6 +104,7 @@ def test_every_option_reaches_the_pipeline(ptqc, calls, net):
     assert options == QuantizeOptions(
         samples=5,
         preprocess="resize=8",
+        inputs=("a:range=0:1", "b:kind=mask"),
         calibration_method="mse",
         format="qoperator",
         prefer="latency",
