@@ -91,3 +91,8 @@ def test_random_numbers_follow_their_seed_and_name() -> None:
     assert -2.0 <= uniform.min() < -1.99
     assert -1.01 < uniform.max() < -1.0
     assert drawn("Bernoulli").mean() == pytest.approx(0.25, abs=0.02)
+    chances = np.log(np.tile([[0.2, 0.8]], (3, 1))).astype(np.float32)
+    model = one_node("Multinomial", (chances,), sample_size=2000)
+    classes = TorchExecutor(ir.from_proto(model))({"x0": chances})["y0"]
+    assert classes.dtype is torch.int32
+    assert classes.double().mean(1).tolist() == pytest.approx([0.8] * 3, abs=0.05)

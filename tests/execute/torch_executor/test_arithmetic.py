@@ -1,8 +1,15 @@
 """Arithmetic, functions, logic: numbers where torch and onnxruntime could part, and gradients."""
 
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ptqc.core.errors import DataError
 from ptqc.core.types import Array
 from tests.execute.torch_executor.helpers import assert_gradients, assert_like_runtime, in_runtime, in_torch, one_node
 
@@ -37,6 +44,44 @@ def test_sums_and_products_without_sign_wrap_around(op: str, kind: type) -> None
 @pytest.mark.parametrize("op", ["Max", "Min", "Less", "GreaterOrEqual", "Equal"])
 def test_order_of_64_bits_without_sign(op: str) -> None:
     assert_like_runtime(op, np.array([2**64 - 1, 1, 5], np.uint64), np.array([2**63, 2, 5], np.uint64))
+
+
+ORACLES: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Less": np.less,
+    "GreaterOrEqual": np.greater_equal,
+    "Equal": np.equal,
+    "BitwiseAnd": np.bitwise_and,
+    "BitwiseXor": np.bitwise_xor,
+}
+INTEGERS = st.sampled_from([f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(op=st.sampled_from(sorted(ORACLES)), kind=INTEGERS, data=st.data())
+def test_integers_of_every_type_and_shape_compute_as_in_numpy(op: str, kind: str, data: st.DataObject) -> None:
+    shapes = data.draw(
+        arrays.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3, min_side=0)
+    ).input_shapes
+    a, b = (data.draw(arrays.arrays(kind, shape)) for shape in shapes)
+    expected = np.asarray(ORACLES[op](a, b))
+    (found,) = in_torch(one_node(op, (a, b)), (a, b))
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("op", "attributes"), [("Softmax", {"axis": 3}), ("LayerNormalization", {"axis": 3})])
+def test_axes_that_do_not_exist(op: str, attributes: dict[str, int]) -> None:
+    x = doubles(2, 3)
+    given_inputs = (x, x[0]) if op == "LayerNormalization" else (x,)
+    with pytest.raises(DataError, match=op):
+        in_torch(one_node(op, given_inputs, **attributes), given_inputs)
+    with pytest.raises(DataError, match="ReduceProd"):
+        in_torch(one_node("ReduceProd", (x, np.array([2]))), (x, np.array([2])))
 
 
 def test_quotients_of_64_bits_without_sign_fall_back() -> None:

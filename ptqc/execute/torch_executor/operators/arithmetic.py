@@ -48,7 +48,8 @@ def align(call: Call, a: Tensor, b: Tensor) -> Tensor:
     """``b`` shaped for the broadcasting before opset 7: its dimensions start at ``axis`` of ``a``."""
     if not call.get("broadcast", 0) or call.get("axis") is None:
         return b
-    behind = a.dim() - call.get("axis") % max(a.dim(), 1) - b.dim()
+    axis = call.get("axis")
+    behind = a.dim() - (axis + a.dim() if axis < 0 else axis) - b.dim()
     return b.reshape(*b.shape, *([1] * behind))
 
 

@@ -54,7 +54,7 @@ def _train(call: Call, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var
 @operator("LayerNormalization")
 def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
     """Over everything from ``axis`` on, with mean and inverse deviation if wanted."""
-    axis = call.get("axis", -1) % max(x.dim(), 1)
+    axis = _first(call, x)
     shape = x.shape[axis:]
     epsilon = call.get("epsilon", 1e-5)
     plain = scale.shape == shape and (bias is None or bias.shape == shape) and scale.dtype is x.dtype
@@ -71,7 +71,7 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
 @operator("RMSNormalization")
 def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
     """By the root of the mean square of everything from ``axis`` on."""
-    axes = list(range(call.get("axis", -1) % max(x.dim(), 1), x.dim()))
+    axes = list(range(_first(call, x), x.dim()))
     wide = x.to(_stash(call, x))
     inverse = torch.rsqrt(torch.mean(wide * wide, axes, keepdim=True) + call.get("epsilon", 1e-5))
     return ((wide * inverse).to(x.dtype) * scale).to(x.dtype)
@@ -128,6 +128,14 @@ def local_response_normalization(call: Call, x: Tensor) -> Tensor:
 def _standard(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(variance + epsilon)
+
+
+def _first(call: Call, x: Tensor) -> int:
+    """The first axis to normalize over."""
+    axis = int(call.get("axis", -1))
+    if not -x.dim() <= axis < x.dim():
+        raise IndexError(f"there is no axis {axis} in {x.dim()} dimensions")
+    return axis % x.dim()
 
 
 def _stash(call: Call, x: Tensor) -> torch.dtype:

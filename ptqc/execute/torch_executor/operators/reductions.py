@@ -17,7 +17,7 @@ def _axes(call: Call, x: Tensor, axes: Tensor | None) -> list[int] | None:
     """The axes to reduce, all by default; None where nothing is to be reduced."""
     given: Sequence[int] = call.get("axes", ()) if axes is None else axes.reshape(-1).tolist()
     if given:
-        return [axis % x.dim() for axis in given] if x.dim() else []
+        return [axis + x.dim() if axis < 0 else axis for axis in given] if x.dim() else []
     return None if call.get("noop_with_empty_axes", 0) else list(range(x.dim()))
 
 
