@@ -23,7 +23,7 @@ HEAVY: dict[str, tuple[str, ...] | None] = {
     "onnxruntime": ("ptqc/execute/runtime.py",),
     "onnxscript": None,
     "sklearn": (),
-    "torch": ("calibrate/", "ptqc/execute/torch"),
+    "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch"),
 }
 
 
