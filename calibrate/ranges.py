@@ -11,7 +11,7 @@ from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
 from ptqc.calibrate.source import Source
 from ptqc.core.progress import Steps
-from ptqc.core.ranges import Range, RangeRequest
+from ptqc.core.ranges import Range, RangeLimits, RangeRequest
 from ptqc.core.statistics import Statistics
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.walk import graph_hash
@@ -56,6 +56,7 @@ def find_ranges(
     method: str,
     threads: int,
     progress: Steps | None = None,
+    limits: RangeLimits = RangeLimits(),
 ) -> dict[str, Range]:
     """Ranges by the first tensor of each group.
 
@@ -64,15 +65,18 @@ def find_ranges(
         statistics: of every requested tensor.
         source: calibration data; read again by ``consumer-error`` only.
         method: ``consumer-error`` or a name of :func:`ptqc.calibrate.observers.range_method`.
+        limits: what is known beside the samples.
 
     Raises OptionError for an unknown method.
     """
     seen = {request.tensor: range_minmax(statistics[request.tensor]) for request in requests}
     if method == CONSUMER_ERROR:
-        return _consumer_error(model, requests, seen, source, threads, progress)
-    choose = range_method(method)
+        found = _consumer_error(model, requests, seen, source, threads, progress)
+    else:
+        choose = range_method(method)
+        found = {request.tensor: choose(statistics[request.tensor]) for request in requests if not request.full}
     return {
-        request.tensor: seen[request.tensor] if request.full else choose(statistics[request.tensor])
+        request.tensor: limits.applied(request, found.get(request.tensor, (0.0, 0.0)), seen[request.tensor])
         for request in requests
     }
 

@@ -24,7 +24,7 @@ from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
-from ptqc.core.ranges import Range
+from ptqc.core.ranges import Range, RangeLimits
 from ptqc.core.types import Array, QuantType
 from ptqc.execute.latency import has_vnni
 from ptqc.passes.base import PassContext
@@ -91,18 +91,21 @@ def compile_graph(
     restrictions: Restrictions,
     options: QuantizeOptions,
     progress: Progress,
+    limits: RangeLimits = RangeLimits(),
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
     With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
     the first where the model has no output of real numbers.
 
+    ``limits`` are what is known of ranges beside the samples.
+
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
     placement = place(canonical, target, restrictions)
     _refuse_nothing(canonical, placement)
     weights = weight_type(target, options)
-    compiler = _Compiler(target, source, restrictions, options, weights, progress)
+    compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
     if options.calibration_method != "auto":
@@ -130,6 +133,7 @@ class _Compiler:
     options: QuantizeOptions
     weights: QuantType
     progress: Progress
+    limits: RangeLimits
 
     def compiled(self, canonical: ir.Model, passes: tuple[PassResult, ...], methods: tuple[str, ...]) -> list[Compiled]:
         """One result for each method of finding ranges; ``passes`` led to ``canonical``."""
@@ -142,7 +146,7 @@ class _Compiler:
         found = []
         for method in methods:
             search = partial(self.progress, "ranges")
-            ranges = find_ranges(canonical, requests, statistics, self.source, method, threads, search)
+            ranges = find_ranges(canonical, requests, statistics, self.source, method, threads, search, self.limits)
             dynamic = choose_dynamic(canonical, inputs, rows, ranges, self.weights)
             one = self._lowered(canonical, ranges, dynamic, method)
             found.append(replace(one, passes=(*passes, *one.passes)))

@@ -14,7 +14,7 @@ from ptqc.execute.torch_executor.executor import TorchExecutor
 
 # What can be changed little by little; tokens cannot.
 CONTINUOUS = (Kind.IMAGE, Kind.AUDIO, Kind.SPECTRUM, Kind.VECTOR)
-PIECE_BYTES = 320 << 20  # of activations kept for the gradient
+PIECE_BYTES = 128 << 20  # of activations kept for the gradient
 
 
 def find_statistics(model: ir.Model) -> tuple[BatchStatistics, ...]:

@@ -73,19 +73,19 @@ def _gradients_by_piece(problem: Problem, samples: Mapping[str, Tensor], piece: 
     statistics = statistics_loss(problem.targets, found, problem.settings) if found else torch.zeros(())
     if found:
         statistics.backward()  # type: ignore[no-untyped-call]
-    total, count = float(statistics), _count(samples)
+    total, count = float(statistics.detach()), _count(samples)
     for start in range(0, count, piece):
         part = slice(start, min(start + piece, count))
         inputs = {name: x[part] for name, x in samples.items()}
         outputs = problem.network.run(inputs)
         own = _by_sample(problem, inputs, outputs, part) * ((part.stop - part.start) / count)
-        total += float(own)
+        total += float(own.detach())
         loss: Tensor = own
         for name, sums in found.items():
             assert sums.grad is not None
             loss = loss + (moments(outputs[name]) * sums.grad[:, part]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-    return total, float(statistics)
+    return total, float(statistics.detach())
 
 
 def _by_sample(problem: Problem, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], part: slice) -> Tensor:

@@ -1,6 +1,7 @@
 """What the planner asks of calibration: a range for each group of tensors that share parameters."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Range = tuple[float, float]
 
@@ -33,3 +34,26 @@ class RangeRequest:
             low if self.low is None else max(low, self.low),
             high if self.high is None else min(high, self.high),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLimits:
+    """What is known of ranges beside the samples: made-up ones cannot be trusted at both ends of a network.
+
+    Attributes:
+        inputs: legal range of inputs, which their samples need not fill.
+        output_factor: both ends of the ranges of outputs are moved out by it, as classes seen with confidence make
+            larger scores than made-up ones.
+    """
+
+    inputs: Mapping[str, Range] = field(default_factory=dict)
+    output_factor: float = 1.0
+
+    def applied(self, request: RangeRequest, found: Range, seen: Range) -> Range:
+        """The range of ``request`` for what was found, by ``seen`` extremes where it must not be clipped."""
+        if request.tensor in self.inputs:
+            low, high = self.inputs[request.tensor]
+            return min(low, 0.0), max(high, 0.0)
+        if not request.full:
+            return found
+        return request.bounded(seen[0] * self.output_factor, seen[1] * self.output_factor)
