@@ -29,7 +29,7 @@ RATES = range(4000, 96001)  # what a scalar input must hold to be a sampling rat
 DEFAULT_RATE = 16000.0
 # A recurrent model hears recordings from which so many samples are taken. Small ones get longer recordings of which
 # only every 4th or 16th call becomes a sample: states grow for minutes (the most work of a call, calls for a sample).
-KEPT = 16
+KEPT = 8
 STRIDES = ((2e6, 16), (2e7, 4))
 REFERENCE = 64  # samples that show the spread of features before they are scaled to a model's units
 

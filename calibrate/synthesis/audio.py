@@ -9,8 +9,9 @@ from ptqc.core.types import Array
 # What one waveform is, in turn, so that each kind has its share in any number of them. Speech comes most often:
 # most models of sound are models of speech.
 KINDS = ("speech", "noise", "speech", "harmonics", "mixture", "chirp", "speech", "noise", "mixture", "silence")
-LEVELS_DB = (-40.0, 0.0)  # peaks relative to full scale
-CLIPPED = 0.1  # share of waveforms that are driven beyond full scale and clipped there
+LEVELS_DB = (-40.0, 0.0)  # relative to full scale
+LOUD = 99.5  # percentile of the magnitudes that has this level
+CLIPPED = 0.04  # share of waveforms that are driven beyond full scale and clipped there
 # Longer waveforms repeat pieces of this length at levels of their own: the statistics are the same.
 MAX_PIECE = 1 << 16
 
@@ -25,13 +26,15 @@ def waveform(rng: np.random.Generator, length: int, rate: float = 16000.0, turn:
         turn: number of the waveform in its set, which decides what it is: see KINDS.
     """
     kind = KINDS[turn % len(KINDS)]
-    piece = _shaped(rng, kind, min(length, MAX_PIECE), rate)
+    piece = _recorded(rng, _shaped(rng, kind, min(length, MAX_PIECE), rate), rate)
     if length > MAX_PIECE:
         repeats = -(-length // MAX_PIECE)
         gains = 10 ** (-rng.uniform(0, 1, repeats))
         piece = np.concatenate([piece * gain for gain in gains])[:length]
-    peak = float(np.abs(piece).max(initial=0.0))
-    level = 10 ** (rng.uniform(*LEVELS_DB) / 20)
+    # Not the peak itself: recordings are as loud as their louder half, and what is rare may be clipped.
+    peak = float(np.percentile(np.abs(piece), LOUD)) if kind != "silence" else 1.0
+    # The middle of the levels is the most frequent one: full scale is rare, and wide ranges cost precision.
+    level = 10 ** (rng.triangular(LEVELS_DB[0], sum(LEVELS_DB) / 2, LEVELS_DB[1]) / 20)
     if kind != "silence":
         if rng.random() < CLIPPED:
             level = rng.uniform(1.5, 4.0)
@@ -71,6 +74,20 @@ def _noise(rng: np.random.Generator, length: int, rate: float) -> Array:
         return np.asarray(inside * np.maximum(frequency / low, 0.1) ** -slope)
 
     return _filtered(rng.standard_normal(length), rate, gain) * _swell(rng, length, rate)
+
+
+def _recorded(rng: np.random.Generator, values: Array, rate: float) -> Array:
+    """What rooms and microphones leave: little below 100 Hz, and less of the high frequencies.
+
+    Without it models hear energies that no recording has, and answer with activations that none provokes.
+    """
+    bottom, corner, slope = rng.uniform(50, 120), rng.uniform(400, 1200), rng.uniform(0.5, 1.5)
+
+    def gain(frequency: Array) -> Array:
+        low = (frequency / bottom) ** 2
+        return np.asarray(low / (1 + low) * (1 + (frequency / corner) ** 2) ** (-slope / 2))
+
+    return _filtered(values, rate, gain)
 
 
 def _swell(rng: np.random.Generator, length: int, rate: float) -> Array:
@@ -130,7 +147,7 @@ def _syllable(rng: np.random.Generator, size: int, rate: float, pitch: float, tr
         source = np.diff(np.floor(np.cumsum(glide) / rate), prepend=0.0)
         formants = [(rng.uniform(250, 850), 90), (rng.uniform(800, 2300), 120), (rng.uniform(2200, 3200), 170)]
     else:
-        source = rng.standard_normal(size) * 0.2
+        source = rng.standard_normal(size) * 0.05
         formants = [(rng.uniform(1500, 3500), 600), (rng.uniform(3500, 7000), 1500)]
 
     def gain(frequency: Array) -> Array:

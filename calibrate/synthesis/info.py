@@ -133,7 +133,7 @@ def save_samples(path: Path, arrays: Mapping[str, Array], info: SyntheticInfo) -
         with zipfile.ZipFile(file, "w") as archive:
             for name, array in members.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                    np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
     replace_together({path: write})
 

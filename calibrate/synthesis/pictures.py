@@ -51,3 +51,24 @@ def _many_channels(
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
     low, high = contract.low or (0.0,), contract.high or (1.0,)
     return into_range(values * 4 - 2, by_channel(contract, low), by_channel(contract, high))
+
+
+def as_pixels_again(contract: InputContract, samples: Array) -> Array:
+    """Images as people see them, from images as the model takes them: the preprocessing undone.
+
+    Args:
+        samples: [n, *contract.sample_shape].
+
+    Returns:
+        uint8 [n, height, width, channels] with 1 or 3 channels.
+    """
+    steps = contract.preprocessing or Preprocessing(scale=1.0 if contract.dtype.kind in "iu" else 255.0)
+    values = np.asarray(samples, np.float32)
+    if steps.layout != "NHWC":
+        values = values.transpose(0, 2, 3, 1)
+    values = values[..., : 3 if values.shape[3] >= 3 else 1]
+    mean, std = (np.asarray(part, np.float32) for part in (steps.mean, steps.std))
+    values = (values * std + mean) * np.float32(steps.scale or 1.0)
+    if steps.color == "BGR":
+        values = values[..., ::-1]
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

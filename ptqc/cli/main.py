@@ -32,6 +32,8 @@ COMMANDS = {
     "eval": "Measure accuracy, or fidelity to a reference model.",
     "compare": "Show layer by layer where the error of a quantized model enters.",
     "bench": "Measure how much faster the quantized model is than the float one.",
+    "synth": "Make sample inputs without any data.",
+    "sensitivity": "Measure what each node loses at few bits.",
     "inspect": "Show operators, sizes and costs, and what each node may become.",
     "report": "Render a report as text, HTML, Markdown or JSON.",
     "targets": "List the targets.",
