@@ -35,11 +35,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The steps of one graph, its inputs and outputs."""
+    """The steps of one graph, its inputs and outputs.
 
+    Attributes:
+        outside: what a body reads from around it.
+    """
+
+    graph: ir.Graph
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
+    outside: tuple[str, ...]
 
 
 def make_block(graph: ir.Graph, opsets: Mapping[str, int], wanted: Sequence[str] = ()) -> Block:
@@ -53,8 +59,9 @@ def make_block(graph: ir.Graph, opsets: Mapping[str, int], wanted: Sequence[str]
         last = tuple(name for name in names_read(node) if last_reader[name] is node and name not in kept)
         unread = (out.name or "" for out in node.outputs)
         last += tuple(name for name in unread if name and name not in last_reader and name not in kept)
-        steps.append(_step(node, opsets, last))
-    return Block(tuple(value.name or "" for value in graph.inputs), outputs, tuple(steps))
+        steps.append(_step(node, opsets, last, kept))
+    inputs = tuple(value.name or "" for value in graph.inputs)
+    return Block(graph, inputs, outputs, tuple(steps), _read_outside(graph))
 
 
 def _needed(graph: ir.Graph, outputs: Sequence[str]) -> list[ir.Node]:
@@ -70,15 +77,21 @@ def names_read(node: ir.Node) -> tuple[str, ...]:
     """What ``node`` reads, what its bodies read from around them included."""
     names = [value.name or "" for value in node.inputs if value is not None and value.name]
     for body in subgraphs(node):
-        inside = {value.name for value in body.inputs} | set(body.initializers)
-        for inner in body:
-            names += [name for name in names_read(inner) if name not in inside]
-            inside |= {out.name for out in inner.outputs}
-        names += [value.name or "" for value in body.outputs if value.name not in inside]
+        names += _read_outside(body)
     return tuple(dict.fromkeys(names))
 
 
-def _step(node: ir.Node, opsets: Mapping[str, int], last: tuple[str, ...]) -> Step:
+def _read_outside(body: ir.Graph) -> tuple[str, ...]:
+    names: list[str] = []
+    inside = {value.name for value in body.inputs} | set(body.initializers)
+    for node in body:
+        names += [name for name in names_read(node) if name not in inside]
+        inside |= {out.name for out in node.outputs}
+    names += [value.name or "" for value in body.outputs if value.name not in inside]
+    return tuple(dict.fromkeys(names))
+
+
+def _step(node: ir.Node, opsets: Mapping[str, int], last: tuple[str, ...], kept: frozenset[str]) -> Step:
     opset = opsets.get(node.domain, opsets.get("ai.onnx", 1) if node.domain == "" else 1)
     attributes, bodies = {}, {}
     for name, attribute in node.attributes.items():
@@ -86,7 +99,7 @@ def _step(node: ir.Node, opsets: Mapping[str, int], last: tuple[str, ...]) -> St
             bodies[name] = make_block(attribute.as_graph(), opsets)
         else:
             attributes[name] = _plain(attribute)
-    wanted = tuple(bool(out.name) and (bool(out.uses()) or out.is_graph_output()) for out in node.outputs)
+    wanted = tuple(bool(out.name) and (bool(out.uses()) or out.name in kept) for out in node.outputs)
     call = Call(node.name or "", node.op_type, opset, attributes, wanted, len(node.inputs))
     return Step(
         node=node,

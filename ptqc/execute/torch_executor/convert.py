@@ -17,6 +17,7 @@ _VIEWED: dict[Any, tuple[Any, torch.dtype]] = {
     np.dtype(ml_dtypes.float8_e4m3fnuz): (np.dtype(np.uint8), torch.float8_e4m3fnuz),
     np.dtype(ml_dtypes.float8_e5m2): (np.dtype(np.uint8), torch.float8_e5m2),
     np.dtype(ml_dtypes.float8_e5m2fnuz): (np.dtype(np.uint8), torch.float8_e5m2fnuz),
+    np.dtype(ml_dtypes.float8_e8m0fnu): (np.dtype(np.uint8), torch.float8_e8m0fnu),
 }
 _VIEWS_BACK = {kind: (dtype, viewed) for dtype, (viewed, kind) in _VIEWED.items()}
 
@@ -29,6 +30,7 @@ TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
     ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
     ir.DataType.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    ir.DataType.FLOAT8E8M0: torch.float8_e8m0fnu,
     ir.DataType.INT8: torch.int8,
     ir.DataType.INT16: torch.int16,
     ir.DataType.INT32: torch.int32,
@@ -48,7 +50,8 @@ def from_array(array: Array) -> Any:
     array = np.asarray(array)
     viewed = _VIEWED.get(array.dtype)
     if viewed is not None:
-        return _shared(np.ascontiguousarray(array).view(viewed[0])).view(viewed[1])
+        plain = array if array.flags.c_contiguous else array.copy()
+        return _shared(plain.view(viewed[0])).view(viewed[1])
     if array.dtype.kind not in "fiubc" or array.dtype.isbuiltin == 2:
         return array
     return _shared(array)
@@ -56,7 +59,7 @@ def from_array(array: Array) -> Any:
 
 def _shared(array: Array) -> torch.Tensor:
     if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
     if array.dtype.kind in "iu":
         # onnxruntime returns C's long long, which torch does not take though it is as long as its own.
         array = array.view(f"{array.dtype.kind}{array.dtype.itemsize}")
@@ -64,6 +67,16 @@ def _shared(array: Array) -> torch.Tensor:
         # Weights are mapped read-only; nothing here writes into a tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def from_feed(value: Any, device: torch.device) -> Any:
+    """Tensors on ``device`` of a tensor, an array, a list of them (a sequence) or None (an optional without value)."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [from_feed(item, device) for item in value]
+    found = value if isinstance(value, torch.Tensor) else from_array(value)
+    return found.to(device) if isinstance(found, torch.Tensor) else found
 
 
 def to_array(value: Any) -> Any:

@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
 from ptqc.core.errors import DataError, OptionError, nearest, quoted
 from ptqc.execute.torch_executor.block import Block, Environment, Step, make_block
-from ptqc.execute.torch_executor.convert import from_array
+from ptqc.execute.torch_executor.convert import TORCH_TYPES, from_array, from_feed
 from ptqc.execute.torch_executor.island import Island
 from ptqc.execute.torch_executor.registry import NoTorchForm
 from ptqc.graph.walk import graphs
+
+# What torch and Python raise for inputs that an operator cannot take; NotImplementedError where torch has no kernel.
+_FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 class TorchExecutor(torch.nn.Module):
@@ -38,9 +42,9 @@ class TorchExecutor(torch.nn.Module):
         self.block = make_block(model.graph, self.opsets, self._checked(model, outputs))
         self.inputs = tuple(v.name or "" for v in model.graph.inputs if v.name not in model.graph.initializers)
         self.islands: dict[str, str] = {}
-        self._islands: dict[str, Island] = {}
-        self._keys: dict[str, str] = {}
-        self._others: Environment = {}
+        self._islands: dict[Step, Island] = {}
+        self._keys: dict[ir.Graph, dict[str, str]] = {}
+        self._others: dict[ir.Graph, Environment] = {}
         self._register(model)
 
     def _checked(self, model: ir.Model, outputs: Sequence[str]) -> tuple[str, ...]:
@@ -52,17 +56,20 @@ class TorchExecutor(torch.nn.Module):
         return tuple(dict.fromkeys(outputs))
 
     def _register(self, model: ir.Model) -> None:
+        number = 0
         for graph in graphs(model):
+            keys = self._keys[graph] = {}
+            others = self._others[graph] = {}
             for name, value in graph.initializers.items():
-                tensor = value.const_value
-                if tensor is None:
+                if value.const_value is None:
                     continue
-                constant = from_array(tensor.numpy())
+                constant = from_array(value.const_value.numpy())
                 if isinstance(constant, torch.Tensor):
-                    self._keys[name] = f"constant_{len(self._keys)}"
-                    self.register_buffer(self._keys[name], constant, persistent=False)
+                    keys[name] = f"constant_{number}"
+                    self.register_buffer(keys[name], constant, persistent=False)
+                    number += 1
                 else:
-                    self._others[name] = constant
+                    others[name] = constant
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -81,12 +88,19 @@ class TorchExecutor(torch.nn.Module):
 
     @property
     def constants(self) -> dict[str, torch.Tensor]:
-        """Every numeric constant by its name, as it is used."""
-        return {name: self._buffers[key] for name, key in self._keys.items()}  # type: ignore[misc]
+        """Every numeric constant of the main graph by its name, as it is used."""
+        return self._tensors_of(self.block.graph)
+
+    def local_constants(self, graph: ir.Graph) -> Environment:
+        """All constants of the main graph or of a body, those included that are no tensors (text, int4)."""
+        return {**self._others[graph], **self._tensors_of(graph)}
+
+    def _tensors_of(self, graph: ir.Graph) -> dict[str, torch.Tensor]:
+        return {name: self._buffers[key] for name, key in self._keys[graph].items()}  # type: ignore[misc]
 
     def set_constant(self, name: str, tensor: torch.Tensor) -> None:
-        """Lets all later runs use ``tensor`` (of the same shape) in place of a constant."""
-        self._buffers[self._keys[name]] = tensor
+        """Lets all later runs use ``tensor`` (of the same shape) in place of a constant of the main graph."""
+        self._buffers[self._keys[self.block.graph][name]] = tensor
 
     def forward(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs for tensors or arrays by input name.
@@ -103,13 +117,14 @@ class TorchExecutor(torch.nn.Module):
     def start(self, feeds: Mapping[str, Any]) -> Environment:
         """The environment of a run before its first step: for going node by node with :meth:`advance`."""
         device = self.device
-        environment = {**self._others, **self.constants}
+        environment = self.local_constants(self.block.graph)
         for name in self.inputs:
             if name not in feeds and name not in environment:
                 raise DataError(f"the input {quoted(name)} is missing", fix=nearest(name, sorted(feeds)))
         for name, value in feeds.items():
-            tensor = value if isinstance(value, torch.Tensor) else from_array(value)
-            environment[name] = tensor.to(device) if isinstance(tensor, torch.Tensor) else tensor
+            if name not in self.block.inputs:
+                raise DataError(f"the model has no input {quoted(name)}", fix=nearest(name, self.block.inputs))
+            environment[name] = from_feed(value, device)
         return environment
 
     def advance(self, step: Step, environment: Environment) -> None:
@@ -132,33 +147,46 @@ class TorchExecutor(torch.nn.Module):
         """The outputs of a step for ``inputs``; ``environment`` is what its bodies see."""
         if step.form is None:
             return self._on_island(step, inputs, "there is no torch form of it")
+        bodies = {name: BoundBody(self, block, environment) for name, block in step.bodies.items()}
         try:
-            if step.bodies:
-                bodies = {name: self._body(block, environment) for name, block in step.bodies.items()}
-                found = step.form(step.call, *inputs, **bodies)
-            else:
-                found = step.form(step.call, *inputs)
+            found = step.form(step.call, *inputs, **bodies)
         except NoTorchForm as reason:
             return self._on_island(step, inputs, str(reason))
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        except _FAILURES as error:
             why = str(error).strip().splitlines() or [type(error).__name__]
-            node = f"{step.call.op} {quoted(step.call.name)}"
-            raise DataError("the model does not run on this input", where=node, why=why[0]) from error
-        return found if isinstance(found, tuple) else (found,)
+            if any(isinstance(value, np.ndarray) for value in inputs) or isinstance(error, NotImplementedError):
+                return self._on_island(step, inputs, why[0])
+            where = f"{step.call.op} {quoted(step.call.name)}"
+            raise DataError("the model does not run on this input", where=where, why=why[0]) from error
+        results = found if isinstance(found, tuple) else (found,)
+        return results if step.inputs else [from_feed(result, self.device) for result in results]
 
     def _on_island(self, step: Step, inputs: Sequence[Any], why: str) -> Sequence[Any]:
-        name = step.call.name
-        self.islands.setdefault(name, f"{step.call.op}: {why}")
-        if name not in self._islands:
-            self._islands[name] = Island(step.node, self.opsets, self._ir_version)
-        return self._islands[name].run(inputs, self.device)
+        self.islands.setdefault(step.call.name or step.outputs[0], f"{step.call.op}: {why}")
+        if step not in self._islands:
+            self._islands[step] = Island(step.node, self.opsets, self._ir_version)
+        return self._islands[step].run(inputs, self.device)
 
-    def _body(self, block: Block, environment: Environment) -> Any:
-        def run(values: Sequence[Any]) -> list[Any]:
-            inside = dict(environment)
-            inside.update(zip(block.inputs, values, strict=False))
-            for step in block.steps:
-                self.advance(step, inside)
-            return [inside[name] for name in block.outputs]
 
-        return run
+class BoundBody:
+    """A body of control flow with what it sees around it: see :class:`~ptqc.execute.torch_executor.registry.Body`."""
+
+    def __init__(self, executor: TorchExecutor, block: Block, environment: Environment) -> None:
+        self.executor, self.block, self.outputs = executor, block, block.outputs
+        self._around = {name: environment[name] for name in block.outside}
+        self._around |= executor.local_constants(block.graph)
+
+    def __call__(self, values: Sequence[Any]) -> list[Any]:
+        """The outputs for its inputs."""
+        environment = dict(self._around)
+        environment.update(zip(self.block.inputs, values, strict=True))
+        for step in self.block.steps:
+            self.executor.advance(step, environment)
+        return [environment[name] for name in self.outputs]
+
+    def empty(self, position: int) -> Any:
+        """What no runs put out, stacked: sizes that the type of the output leaves open are 0."""
+        value = self.block.graph.outputs[position]
+        dtype = TORCH_TYPES.get(value.dtype or ir.DataType.FLOAT, torch.float32)
+        sizes = [size if isinstance(size, int) else 0 for size in value.shape or ()]
+        return torch.empty([0, *sizes], dtype=dtype, device=self.executor.device)

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ptqc.graph.walk import STANDARD_DOMAINS
 
@@ -15,8 +15,21 @@ Value = Any
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
-# A body of control flow: takes its inputs, returns its outputs; sees the tensors around it.
-Body = Callable[[Sequence[Value]], list[Value]]
+
+class Body(Protocol):
+    """A body of control flow; sees the tensors around it.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    outputs: tuple[str, ...]
+
+    def __call__(self, values: Sequence[Value]) -> list[Value]:
+        """The outputs for its inputs."""
+
+    def empty(self, position: int) -> Value:
+        """What no runs put out, stacked: a tensor of no elements, as the type of the output says."""
 
 
 class NoTorchForm(Exception):

@@ -55,10 +55,35 @@ def _without_torch(x: Any, kind: ir.DataType) -> Any:
 def _cast_tensor(call: Call, x: Tensor, dtype: torch.dtype) -> Tensor:
     if x.dtype is dtype:
         return x
-    if dtype.is_floating_point and dtype.itemsize == 1 and call.get("saturate", 1):
-        most = torch.finfo(dtype).max
-        return x.to(torch.float32).clamp(-most, most).to(dtype)
+    if dtype is torch.float8_e8m0fnu:
+        return _to_exponents(call, x.to(torch.float32))
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return _to_float8(x.to(torch.float32), dtype, bool(call.get("saturate", 1)))
     return x.to(dtype)
+
+
+def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+    if saturate:
+        most = torch.finfo(dtype).max
+        return x.clamp(-most, most).to(dtype)
+    if dtype is torch.float8_e4m3fn:
+        # torch saturates for this type: 448 is its last value, 464 the last that rounds to it.
+        x = torch.where(x.abs() > 464.0, torch.nan, x)
+    return x.to(dtype)
+
+
+def _to_exponents(call: Call, x: Tensor) -> Tensor:
+    """Powers of two, the sign being lost; 255 is NaN and stands for what is not finite."""
+    bits = x.view(torch.int32)
+    exponent, fraction = (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    mode = call.get("round_mode", "up")
+    if mode == "nearest":
+        upward = (fraction > 0x400000) | ((fraction == 0x400000) & (exponent > 0))
+    else:
+        upward = (fraction > 0) & (mode == "up")
+    highest = 0xFE if call.get("saturate", 1) else 0xFF
+    rounded = torch.clamp(exponent + upward.to(torch.int32), max=highest)
+    return torch.where(exponent == 0xFF, exponent, rounded).to(torch.uint8).view(torch.float8_e8m0fnu)
 
 
 @operator("BitCast")

@@ -62,7 +62,7 @@ def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     for axis in found:
         if x.shape[axis] != 1:
             raise ValueError(f"axis {axis} has size {x.shape[axis]}, not 1")
-    return x.squeeze(normalized_all(found, x.dim()))  # type: ignore[arg-type]
+    return x.squeeze(normalized_all(found, x.dim()))
 
 
 @operator("Unsqueeze")
@@ -132,7 +132,8 @@ def _sliced(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequenc
 @operator("Expand")
 def expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast to a shape, both ways."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
+    sizes = torch.broadcast_shapes(x.shape, tuple(integers(shape)))  # type: ignore[no-untyped-call]
+    return x.expand(sizes)
 
 
 @operator("Tile", since=1)
