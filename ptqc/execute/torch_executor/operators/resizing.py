@@ -159,7 +159,7 @@ def _coordinates(axis: _Axis, how: _How) -> Tensor:
     offset = before / 2 * (1 - after / (scale * before)) if mode == "half_pixel_symmetric" else 0.0
     if mode not in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
         raise NoTorchForm(f"coordinates {mode}")
-    return offset + ((place + 0.5) / scale - 0.5)
+    return (offset + (place + 0.5) / scale) - 0.5
 
 
 def _along(x: Tensor, axis: _Axis, places: Tensor, how: _How) -> Tensor:
