@@ -34,11 +34,18 @@ _WITH_BOTH: dict[str, tuple[float, float, Callable[[Tensor, float, float], Tenso
 
 
 def _activations(call: Call, default: Sequence[str]) -> list[Activation]:
-    """For all directions, one after the other; alphas and betas go to those that take them, in this order."""
+    """For all directions, one after the other; alphas and betas go to those that take them, in this order.
+
+    onnxruntime clips what the gates take, but not the cell, which the third activation of LSTM takes.
+    """
     directions = 2 if call.get("direction", "forward") == "bidirectional" else 1
     names = call.get("activations") or list(default) * directions
     alphas, betas = iter(call.get("activation_alpha") or ()), iter(call.get("activation_beta") or ())
-    return [_clipped(_activation(name.lower(), alphas, betas), call.get("clip", 0.0)) for name in names]
+    bounds = [call.get("clip", 0.0)] * 2 + [0.0]
+    return [
+        _clipped(_activation(name.lower(), alphas, betas), bounds[index % len(default)])
+        for index, name in enumerate(names)
+    ]
 
 
 def _activation(name: str, alphas: Iterator[float], betas: Iterator[float]) -> Activation:
