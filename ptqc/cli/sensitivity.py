@@ -48,6 +48,8 @@ def command(
     from ptqc.sensitivity import sensitivity
 
     widths = _widths("--bits", bits), _widths("--activation-bits", activation_bits)
+    if not any(widths):
+        raise OptionError("--bits and --activation-bits name no width", fix="leave them out, or give widths: 8,4,2")
     if output is not None:
         _check_output(output, model, force)
     options = QuantizeOptions(samples=samples, preprocess=preprocess, threads=threads)

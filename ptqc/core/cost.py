@@ -154,7 +154,7 @@ class CostTable:
                 raise TypeError("graph_hash must be text, and costs a list")
             costs = tuple(Cost.from_json(one) for one in data["costs"])
             return cls(data["graph_hash"], costs, _measured_on(data["measured_on"]))
-        except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OptionError) as error:
             missing = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise OptionError("the cost table is damaged", why=missing, fix=fix) from error
 

@@ -54,7 +54,7 @@ def test_codes_of_channels_and_of_biases():
 def test_codes_are_those_of_the_runtime_bit_by_bit(kind):
     model = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 21]> g (float[N] x, float s, %s z) => (%s[N] q, float[N] y)'
-        " { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }" % ((np.dtype(kind).name,) * 2)  # noqa: UP031
+        " { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }" % ((np.dtype(kind).name,) * 2)
     )
     session = create_session(model.SerializeToString(), optimize=False)
     rng = np.random.default_rng(0)

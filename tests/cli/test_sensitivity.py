@@ -1,0 +1,68 @@
+"""``ptqc sensitivity`` on ptqc's own small models."""
+
+import json
+
+import pytest
+
+from ptqc.core.cost import CostTable
+
+
+@pytest.fixture
+def given(models):
+    return models / "digits_resnet.onnx", "--data", models / "digits_calib.npz", "--samples", 8
+
+
+def test_the_most_sensitive_node_comes_first(ptqc, given, tmp_path):
+    result = ptqc("sensitivity", *given, "--bits", "4,8", "--activation-bits", "", "-o", "table.json")
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "Conv" in line or "Gemm" in line]
+    assert len(lines) == 10
+    assert lines[0].split()[0].endswith("features.0.0/Conv")
+    header = next(line for line in result.stdout.splitlines() if "w8a16" in line)
+    assert header.index("w8a16") < header.index("w4a16")
+    assert "a8" not in header.replace("w8a16", "").replace("w4a16", "")
+    assert "(8 samples)" in result.stderr
+    table = CostTable.from_text((tmp_path / "table.json").read_text())
+    assert len(table.costs) == 20
+    assert table.measured_on is not None and table.measured_on.samples == 8
+
+
+def test_json_is_the_table(ptqc, given):
+    result = ptqc("sensitivity", *given, "--bits", "3", "--json")
+    assert result.exit_code == 0
+    table = CostTable.from_json(json.loads(result.stdout))
+    assert sorted({str(cost.precision) for cost in table.costs}) == ["w16a4", "w16a8", "w3a16"]
+
+
+def test_a_table_is_replaced_but_nothing_else(ptqc, given, tmp_path):
+    args = ("sensitivity", *given, "--bits", "4", "--activation-bits", "", "-o", "out.json")
+    assert ptqc(*args).exit_code == 0
+    first = (tmp_path / "out.json").read_bytes()
+    assert ptqc(*args).exit_code == 0
+    assert (tmp_path / "out.json").read_bytes() == first
+    (tmp_path / "out.json").write_text('{"mine": 1}')
+    refused = ptqc(*args)
+    assert refused.exit_code == 2
+    assert "not written by ptqc" in refused.stderr
+    assert (tmp_path / "out.json").read_text() == '{"mine": 1}'
+    assert ptqc(*args, "--force").exit_code == 0
+    assert ptqc(*args[:-1], given[0]).exit_code == 2
+
+
+@pytest.mark.parametrize("bits", ["1", "9", "four", "8;4", "-4", "99999999999999999999999"])
+def test_widths_that_cannot_be_read(ptqc, given, bits):
+    result = ptqc("sensitivity", *given, "--bits", bits)
+    assert result.exit_code == 2
+    assert "give widths from 2 to 8" in result.stderr
+
+
+def test_widths_that_name_nothing(ptqc, given):
+    result = ptqc("sensitivity", *given, "--bits", "", "--activation-bits", "")
+    assert result.exit_code == 2
+    assert "--bits" in result.stderr
+
+
+def test_without_data(ptqc, models):
+    result = ptqc("sensitivity", models / "digits_resnet.onnx", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"] == "DataError"

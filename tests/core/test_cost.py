@@ -1,0 +1,115 @@
+"""The cost table: JSON both ways, and what is refused."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptqc.core.cost import COST_VERSION, Cost, CostTable, MeasuredOn
+from ptqc.core.errors import OptionError
+from ptqc.core.types import Precision
+
+W4, A8 = Precision(4, None), Precision(None, 8)
+ORIGIN = {"sensitivity": "measured", "bytes": "modelled"}
+TABLE = CostTable(
+    "ab" * 32,
+    (
+        Cost("conv", W4, sensitivity=0.125, bytes=100, origin=ORIGIN),
+        Cost(
+            "conv",
+            A8,
+            sensitivity=1e-9,
+            macs=7,
+            latency_us=1.5,
+            origin=dict.fromkeys(("sensitivity", "macs", "latency_us"), "given"),
+        ),
+        Cost("add", W4),
+    ),
+    MeasuredOn("calib.npz (8 samples)", "cd" * 32, 8),
+)
+numbers = st.floats(0, 1e30)
+whole = st.integers(0, 2**62)
+
+
+def test_json_keeps_everything():
+    assert CostTable.from_text(TABLE.text()) == TABLE
+    assert [cost.node for cost in TABLE.costs] == ["add", "conv", "conv"]
+    data = json.loads(TABLE.text())
+    assert data["version"] == COST_VERSION
+    assert data["measured_on"]["metric"] == "relative squared error"
+    assert data["costs"][0] == {"node": "add", "precision": "w4a16", "origin": {}}
+
+
+@given(
+    st.dictionaries(st.tuples(st.text(), st.integers(1, 15), st.integers(1, 15)), st.tuples(numbers, whole), max_size=9)
+)
+def test_any_table_survives_json(entries):
+    costs = [
+        Cost(node, Precision(w, a), sensitivity=s, bops=b, origin={"sensitivity": "measured", "bops": "given"})
+        for (node, w, a), (s, b) in entries.items()
+    ]
+    table = CostTable("", tuple(costs))
+    assert CostTable.from_text(table.text()) == table
+    assert CostTable("", tuple(reversed(costs))).text() == table.text()
+
+
+def test_costs_are_found():
+    found = TABLE.find("conv", W4)
+    assert found is not None and found.bytes == 100
+    assert TABLE.find("conv", Precision(8, 8)) is None
+    assert {node: len(costs) for node, costs in TABLE.by_node().items()} == {"add": 1, "conv": 2}
+
+
+def changed(**entry):
+    data = copy.deepcopy(TABLE.to_json())
+    data["costs"][1].update(entry)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "no cost table"),
+        ({"version": 1, "layers": []}, "no cost table"),
+        ({**TABLE.to_json(), "version": 2}, "version '2'"),
+        ({**TABLE.to_json(), "costs": {}}, "costs a list"),
+        ({**TABLE.to_json(), "costs": [1]}, "damaged"),
+        ({**TABLE.to_json(), "graph_hash": 3}, "graph_hash"),
+        ({**TABLE.to_json(), "measured_on": {}}, "damaged"),
+        ({**TABLE.to_json(), "measured_on": {**TABLE.to_json()["measured_on"], "samples": 0}}, "samples"),
+        (changed(sensitivity="high"), "sensitivity must be a number"),
+        (changed(sensitivity=-1.0), "from 0 on"),
+        (changed(sensitivity=float("inf")), "from 0 on"),
+        (changed(sensitivity=float("nan")), "from 0 on"),
+        (changed(macs=1.5, origin={**ORIGIN, "macs": "given"}), "whole number"),
+        (changed(macs=True, origin={**ORIGIN, "macs": "given"}), "must be a number"),
+        (changed(origin={}), "where each of its numbers comes from"),
+        (changed(origin={**ORIGIN, "sensitivity": "guessed"}), "where each of its numbers comes from"),
+        (changed(origin=[]), "damaged"),
+        (changed(precision="w4"), "no precision"),
+        (changed(macs=10**400, origin={**ORIGIN, "macs": "given"}), "damaged"),
+        (changed(node=4), "node must be a name"),
+        (changed(colour="red"), "unknown key 'colour'"),
+        (changed(node="add", precision="w4a16"), "more than one entry"),
+    ],
+)
+def test_damaged_and_foreign_tables_are_refused(data, words):
+    with pytest.raises(OptionError) as refusal:
+        CostTable.from_json(data)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "nan", '"text"', "1" * 10_000])
+def test_what_is_no_table_is_refused(text):
+    with pytest.raises(OptionError, match="no cost table"):
+        CostTable.from_text(text)
+
+
+@pytest.mark.parametrize("key", ["graph_hash", "measured_on"])
+def test_missing_keys_are_named(key):
+    data = TABLE.to_json()
+    del data[key]
+    with pytest.raises(OptionError, match=f"the key '{key}' is missing"):
+        CostTable.from_json(data)
