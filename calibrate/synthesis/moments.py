@@ -10,8 +10,8 @@ from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import constant_array, is_op, single_consumer
 
 LEAST_DEVIATION = 1e-6
-# How far a direction of the input must show in the first layer to be recovered from it.
-LEAST_SINGULAR = 0.05
+# How far a direction of the input must show in the first layer, relative to the strongest, to be recovered from it.
+LEAST_SINGULAR = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False)

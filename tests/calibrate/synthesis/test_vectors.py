@@ -66,7 +66,7 @@ def test_standardization_at_the_input_gives_the_units_of_each_feature(body: str,
 
 def test_batch_statistics_behind_the_first_layer_give_offset_and_scale() -> None:
     rng = np.random.default_rng(0)
-    weight, bias = rng.standard_normal((6, 24)), rng.standard_normal(24)
+    weight, bias = np.linalg.qr(rng.standard_normal((24, 6)))[0].T, rng.standard_normal(24)
     truth = _reference(2000) * 7 + MEAN
     hidden = truth @ weight + bias
     model = _model(
