@@ -56,7 +56,7 @@ def _factor(call: Call, q: Tensor) -> float:
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def _repeated(x: Tensor, heads: int) -> Tensor:

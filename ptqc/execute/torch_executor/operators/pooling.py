@@ -1,11 +1,12 @@
 """Pooling over windows and over whole planes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf, prod
 from typing import Any
 
 import torch
 
+from ptqc.execute.torch_executor.numbers import integers
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 from ptqc.execute.torch_executor.windows import Windows, pad, windows_of
 
@@ -24,8 +25,8 @@ def max_pool(call: Call, x: Tensor) -> Any:
     wants_indices = len(call.wanted) > 1 and call.wanted[1]
     # torch pads with at most half a kernel.
     if windows.symmetric and all(2 * b <= k for b, k in zip(windows.begin, windows.kernel, strict=True)):
-        begin, padded, ceil = windows.begin, x, windows.ceil
         # torch counts windows as ONNX does, those beginning in the padding at the end left out.
+        begin, padded, ceil = windows.begin, x, windows.ceil
     else:
         begin, ceil = [0] * len(windows.kernel), False
         reach = windows.reach(x.shape[2:])
@@ -79,9 +80,10 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
     covered = torch.ones((1, 1, *x.shape[2:]), dtype=wide.dtype, device=x.device)
     if include:
         covered = pad(covered, windows.begin, windows.end, 1.0)
-        bare = Windows(windows.kernel, windows.strides, windows.dilations, *[[0] * len(windows.kernel)] * 2)
+        zeros = [0] * len(windows.kernel)
+        bare = Windows(windows.kernel, windows.strides, windows.dilations, zeros, zeros)
         reach = windows.reach(x.shape[2:])
-        count = window_sums(pad(covered, bare.begin, reach), bare)
+        count = window_sums(pad(covered, zeros, reach), bare)
     else:
         count = window_sums(covered, windows)
     return (window_sums(wide, windows) / count).to(x.dtype)
@@ -126,5 +128,20 @@ def global_lp_pool(call: Call, x: Tensor) -> Tensor:
     return x.abs().pow(p).sum(_planes(x), keepdim=True).pow(1.0 / p)
 
 
-def _planes(x: Tensor) -> Sequence[int]:
+def _planes(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
+
+
+@operator("MaxUnpool")
+def max_unpool(call: Call, x: Tensor, indices: Tensor, output_shape: Tensor | None = None) -> Tensor:
+    """The elements of x where MaxPool found them, zeros elsewhere."""
+    if output_shape is not None:
+        shape = integers(output_shape)
+    else:
+        kernel = call.get("kernel_shape")
+        rank = len(kernel)
+        strides, pads = call.get("strides") or [1] * rank, call.get("pads") or [0] * 2 * rank
+        sizes = zip(x.shape[2:], strides, kernel, pads[:rank], pads[rank:], strict=True)
+        shape = [*x.shape[:2], *((n - 1) * s + k - begin - end for n, s, k, begin, end in sizes)]
+    flat = x.new_zeros(prod(shape))
+    return flat.scatter(0, indices.flatten(), x.flatten()).reshape(shape)

@@ -45,7 +45,7 @@ def linear_attention(
 
 def _steps(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """[steps, batch, heads, size]."""
-    return x.unflatten(2, (heads, -1)).transpose(0, 1).to(dtype)
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 1).to(dtype)
 
 
 @operator("CausalConvWithState", since=27)

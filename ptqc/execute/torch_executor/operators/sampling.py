@@ -1,0 +1,108 @@
+"""Values between the pixels: grids, regions of interest, deformed windows."""
+
+from collections.abc import Callable
+from math import ceil, prod
+from typing import Any
+
+import torch
+
+from ptqc.execute.torch_executor.numbers import integers
+from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
+from ptqc.execute.torch_executor.windows import windows_of
+
+Tensor = torch.Tensor
+_grid_sample: Callable[..., Tensor] = torch.nn.functional.grid_sample
+_affine_grid: Callable[..., Tensor] = torch.nn.functional.affine_grid
+_MODES = {"linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic", "bicubic": "bicubic", "nearest": "nearest"}
+
+
+@operator("GridSample", since=16)
+def grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
+    """x: [batch, channels, *sizes]; grid: [batch, *sizes out, spatial axes], from -1 to 1, innermost axis first."""
+    rank = x.ndim - 2
+    mode = _MODES[call.get("mode", "linear")]
+    arguments = mode, call.get("padding_mode", "zeros"), bool(call.get("align_corners", 0))
+    if not x.is_floating_point() or not 1 <= rank <= 3 or (rank == 3 and mode == "bicubic"):
+        raise NoTorchForm(f"{mode} samples of {rank} spatial axes of {x.dtype}")
+    if rank > 1:
+        return _grid_sample(x, grid.to(x.dtype), *arguments)
+    # A line is an image of one row, sampled in its middle.
+    flat = torch.stack([grid[..., 0], torch.zeros_like(grid[..., 0])], -1).unsqueeze(1)
+    return _grid_sample(x.unsqueeze(2), flat.to(x.dtype), *arguments).squeeze(2)
+
+
+@operator("AffineGrid", since=20)
+def affine_grid(call: Call, theta: Tensor, size: Tensor) -> Tensor:
+    """theta: [batch, 2, 3] or [batch, 3, 4]; size: of the images that the grid is for."""
+    return _affine_grid(theta, integers(size), align_corners=bool(call.get("align_corners", 0)))
+
+
+@operator("RoiAlign", since=16)
+def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
+    """x: [batch, channels, height, width]; rois: [n, 4] as x1, y1, x2, y2."""
+    return _roi_align(call, x, rois, batch, call.get("coordinate_transformation_mode", "half_pixel") == "half_pixel")
+
+
+@operator("RoiAlign", since=10)
+def roi_align_10(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
+    """Without the shift by half a pixel."""
+    return _roi_align(call, x, rois, batch, False)
+
+
+def _roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor, half_pixel: bool) -> Tensor:
+    if call.get("mode", "avg") != "avg":
+        raise NoTorchForm("maxima of weighted pixels")
+    height, width = call.get("output_height", 1), call.get("output_width", 1)
+    ratio = call.get("sampling_ratio", 0)
+    corners = rois * call.get("spatial_scale", 1.0) - (0.5 if half_pixel else 0.0)
+    start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    extent = extent if half_pixel else extent.clamp(min=1)
+    found = []
+    # The samples of a bin form a grid: their mean is a product of one matrix for the rows and one for the columns.
+    for index, image in enumerate(integers(batch)):
+        rows = _means(start[index, 1], extent[index, 1], height, ratio, x.shape[2])
+        columns = _means(start[index, 0], extent[index, 0], width, ratio, x.shape[3])
+        found.append(rows @ x[image] @ columns.T)
+    return torch.stack(found) if found else x.new_zeros(0, x.shape[1], height, width)
+
+
+def _means(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) -> Tensor:
+    """[bins, size]: how much each pixel of an axis counts in the mean of the samples in each bin."""
+    samples = ratio if ratio > 0 else max(ceil(float(extent.detach()) / bins), 0)
+    if not samples:
+        return start.new_zeros(bins, size)
+    place = (torch.arange(bins * samples, device=start.device, dtype=start.dtype) + 0.5) / samples
+    place = start + place * (extent / bins)
+    inside = (place >= -1) & (place <= size)
+    pixels = torch.arange(size, device=start.device, dtype=start.dtype)
+    weights = (1 - (place.clamp(0, size - 1)[:, None] - pixels).abs()).clamp(min=0) * inside[:, None]
+    return weights.reshape(bins, samples, size).mean(1)
+
+
+@operator("DeformConv")
+def deform_conv(
+    call: Call, x: Tensor, w: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Of images; offset: [batch, offset groups * elements of the kernel * 2, rows out, columns out]."""
+    if x.ndim != 4:
+        raise NoTorchForm(f"{x.ndim - 2} spatial axes")
+    (batch, channels), sizes = x.shape[:2], x.shape[2:]
+    groups, shared = call.get("group", 1), call.get("offset_group", 1)
+    windows: Any = windows_of(call, sizes, w.shape[2:])
+    elements, counts = prod(windows.kernel), offset.shape[2:]
+    offset = offset.reshape(batch * shared, elements, 2, *counts)
+    places = []
+    for axis in range(2):
+        inside = torch.arange(windows.kernel[axis], device=x.device) * windows.dilations[axis]
+        first = torch.arange(counts[axis], device=x.device) * windows.strides[axis] - windows.begin[axis]
+        element = inside.repeat_interleave(windows.kernel[1]) if axis == 0 else inside.repeat(windows.kernel[0])
+        place = element[:, None, None] + (first[:, None] if axis == 0 else first)
+        places.append((2 * (offset[:, :, axis] + place) + 1) / sizes[axis] - 1)
+    grid = torch.stack([places[1], places[0]], -1).flatten(1, 2)
+    seen = _grid_sample(x.reshape(batch * shared, -1, *sizes), grid, "bilinear", "zeros", False)
+    seen = seen.reshape(batch, shared, channels // shared, elements, *counts)
+    if mask is not None:
+        seen = seen * mask.reshape(batch, shared, 1, elements, *counts)
+    columns = seen.reshape(batch, groups, channels // groups * elements, -1)
+    y = (w.reshape(groups, w.shape[0] // groups, -1) @ columns).reshape(batch, w.shape[0], *counts)
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
