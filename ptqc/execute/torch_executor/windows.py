@@ -54,8 +54,10 @@ class Windows:
         return [max(e - (n + b + a), 0) for e, n, b, a in zip(ends, sizes, self.begin, self.end, strict=True)]
 
 
-def windows_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
+def windows_of(call: Call, sizes: Sequence[int], kernel: Sequence[int], pooling: bool = False) -> Windows:
     """The windows that a node's attributes describe over data with these spatial sizes.
+
+    Where ``pooling`` is padded automatically, it is so as if there were no dilations, as onnxruntime does it.
 
     Raises NoTorchForm for more than three spatial axes, or none.
     """
@@ -68,21 +70,24 @@ def windows_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Windo
     begin, end = (pads[:rank], pads[rank:]) if pads else ([0] * rank, [0] * rank)
     auto = call.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        begin, end = _same(auto, sizes, kernel, strides, dilations)
+        begin, end = _same(auto == "SAME_LOWER", sizes, kernel, strides, None if pooling else dilations)
     elif auto == "VALID":
         begin, end = [0] * rank, [0] * rank
     return Windows(kernel, strides, dilations, begin, end, bool(call.get("ceil_mode", 0)))
 
 
 def _same(
-    auto: str, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    lower: bool, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int] | None
 ) -> tuple[list[int], list[int]]:
-    less, more = [], []
-    for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        total = max((-(-size // stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
-        less.append(total // 2)
-        more.append(total - total // 2)
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
+    """Padding at the beginning, which is the larger one with ``lower``, and end; negative only without dilations."""
+    begin, end = [], []
+    for axis, size in enumerate(sizes):
+        span = kernel[axis] if dilations is None else (kernel[axis] - 1) * dilations[axis] + 1
+        total = (-(-size // strides[axis]) - 1) * strides[axis] + span - size
+        total = total if dilations is None else max(total, 0)
+        begin.append(int((total + lower) / 2))
+        end.append(total - begin[-1])
+    return begin, end
 
 
 def pad(x: torch.Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> torch.Tensor:

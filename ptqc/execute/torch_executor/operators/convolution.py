@@ -47,6 +47,8 @@ def _cut(call: Call, sizes: Sequence[int], windows: Windows, extra: Sequence[int
         return list(windows.begin), list(windows.end)
     whole = [s * (n - 1) + e + k for s, n, e, k in zip(windows.strides, sizes, extra, windows.spans, strict=True)]
     total = [w - n for w, n in zip(whole, shape, strict=True)]
+    if not call.get("output_shape"):
+        total = [max(t, 0) for t in total]
     # What cannot be cut is added at the end.
     less = [max(t, 0) // 2 for t in total]
     more = [t - low for t, low in zip(total, less, strict=True)]

@@ -21,7 +21,7 @@ def max_pool(call: Call, x: Tensor) -> Any:
     """With indices into the whole of x, where they are wanted."""
     if not x.is_floating_point():
         return _max_pool_integers(call, x)
-    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"))
+    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"), pooling=True)
     wants_indices = len(call.wanted) > 1 and call.wanted[1]
     # torch pads with at most half a kernel.
     if windows.symmetric and all(2 * b <= k for b, k in zip(windows.begin, windows.kernel, strict=True)):
@@ -69,7 +69,7 @@ def _whole_indices(call: Call, indices: Tensor, x: Tensor, padded: Tensor, windo
 @operator("AveragePool")
 def average_pool(call: Call, x: Tensor) -> Tensor:
     """Over what a window covers of the data, or of the data and its padding."""
-    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"))
+    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"), pooling=True)
     include = bool(call.get("count_include_pad", 0))
     plain = windows.symmetric and all(d == 1 for d in windows.dilations)
     if plain and all(2 * b <= k for b, k in zip(windows.begin, windows.kernel, strict=True)):
@@ -104,7 +104,7 @@ def window_sums(x: Tensor, windows: Windows) -> Tensor:
 @operator("LpPool")
 def lp_pool(call: Call, x: Tensor) -> Tensor:
     """The p-norm of each window."""
-    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"))
+    windows = windows_of(call, x.shape[2:], call.get("kernel_shape"), pooling=True)
     p = call.get("p", 2)
     return window_sums(x.abs().pow(p), windows).pow(1.0 / p)
 
