@@ -6,9 +6,11 @@ that cannot be used as no cache at all: neither changes a result.
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ptqc import __version__
 from ptqc.core.ranges import Range
 from ptqc.core.statistics import Statistics
+from ptqc.core.types import Array
 
 MAX_BYTES = 256 << 20
 
@@ -44,7 +49,7 @@ def content_key(**parts: Any) -> str:
     """
     from ptqc.execute.latency import cpu_description
 
-    versions = [version(name) for name in ("onnxruntime", "numpy", "pillow")]
+    versions = [version(name) for name in ("onnxruntime", "numpy", "pillow", "torch")]
     cpu = cpu_description()
     content = {"parts": parts, "versions": versions, "code": _code_digest(), "cpu": [cpu["name"], cpu["flags"]]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -61,7 +66,7 @@ def _code_digest() -> str:
     total = hashlib.sha256(__version__.encode())
     for package in (ptqc.calibrate, ptqc.core, ptqc.execute, ptqc.graph):
         for folder in package.__path__:
-            for file in sorted(Path(folder).glob("*.py")):
+            for file in sorted(Path(folder).rglob("*.py")):
                 total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 
@@ -110,25 +115,51 @@ class Cache:
         """Keeps ranges under ``key``."""
         self._store("ranges", key, {name: [float(low), float(high)] for name, (low, high) in ranges.items()})
 
-    def _load(self, kind: str, key: str) -> dict[str, Any] | None:
-        if self.folder is None:
+    def load_arrays(self, key: str) -> dict[str, Array] | None:
+        """Arrays by name; None if there are none, or they are damaged."""
+        body = self._load_bytes("arrays", key)
+        if body is None:
             return None
         try:
-            with (self.folder / f"{kind}-{key}.json").open("rb") as file:
-                data = file.read(MAX_BYTES)
-            checksum, _, body = data.partition(b"\n")
-            if checksum.decode() != _checksum(kind, key, body):
-                return None
+            with np.load(io.BytesIO(body), allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (ValueError, OSError, zipfile.BadZipFile):
+            return None
+
+    def store_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
+        """Keeps arrays under ``key``."""
+        if self.folder is not None:
+            stream = io.BytesIO()
+            np.savez(stream, allow_pickle=False, **arrays)
+            self._store_bytes("arrays", key, stream.getvalue())
+
+    def _load(self, kind: str, key: str) -> dict[str, Any] | None:
+        body = self._load_bytes(kind, key)
+        if body is None:
+            return None
+        try:
             content = json.loads(body)
-        except (OSError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         return content if isinstance(content, dict) else None
 
-    def _store(self, kind: str, key: str, content: Mapping[str, Any]) -> None:
+    def _load_bytes(self, kind: str, key: str) -> bytes | None:
         if self.folder is None:
-            return
-        body = json.dumps(content, separators=(",", ":")).encode()
-        if len(body) >= MAX_BYTES - 100:
+            return None
+        try:
+            with (self.folder / f"{kind}-{key}").open("rb") as file:
+                data = file.read(MAX_BYTES)
+        except OSError:
+            return None
+        checksum, _, body = data.partition(b"\n")
+        return body if checksum == _checksum(kind, key, body).encode() else None
+
+    def _store(self, kind: str, key: str, content: Mapping[str, Any]) -> None:
+        if self.folder is not None:
+            self._store_bytes(kind, key, json.dumps(content, separators=(",", ":")).encode())
+
+    def _store_bytes(self, kind: str, key: str, body: bytes) -> None:
+        if self.folder is None or len(body) >= MAX_BYTES - 100:
             return
         temporary = None
         try:
@@ -137,7 +168,7 @@ class Cache:
                 temporary = Path(file.name)
                 file.write(_checksum(kind, key, body).encode() + b"\n" + body)
             # Whole or not at all, whatever another run does: the last one to finish wins, with the same content.
-            temporary.replace(self.folder / f"{kind}-{key}.json")
+            temporary.replace(self.folder / f"{kind}-{key}")
         except OSError:
             _discard(temporary)  # a cache that cannot be written is no error
         except BaseException:  # interrupted

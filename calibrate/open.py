@@ -31,6 +31,7 @@ def open_source(
     limit: int | None = None,
     preprocessing: Preprocessing | str | None = None,
     labels: Any = None,
+    name: str = "arrays in memory",
 ) -> Source:
     """The samples in ``data``, checked against the inputs of a model.
 
@@ -44,6 +45,7 @@ def open_source(
         inputs: what the model takes.
         limit: use at most that many samples, from the first.
         preprocessing: what is done to images, or to arrays of uint8 pixels; its text form is accepted too.
+        name: what arrays in memory are called in reports.
         labels: class of each sample, where the data does not hold them: numbers, or a ``.csv``, ``.npy``, ``.npz``.
 
     Raises:
@@ -57,7 +59,7 @@ def open_source(
     if not specs:
         raise DataError("the model has no inputs, so there is nothing to calibrate")
     if isinstance(data, (Mapping, np.ndarray)):
-        return _labelled(_open_memory(data, specs, steps, limit), labels, limit)
+        return _labelled(_open_memory(data, specs, steps, limit, name), labels, limit)
     if not isinstance(data, (str, os.PathLike)):
         if steps is not None:
             raise OptionError(
@@ -140,13 +142,15 @@ def _open_arrays(
     return open_tables(str(path), specs, tables, limit, tuple(notes))
 
 
-def _open_memory(data: Any, specs: tuple[InputSpec, ...], steps: Preprocessing | None, limit: int | None) -> Source:
+def _open_memory(
+    data: Any, specs: tuple[InputSpec, ...], steps: Preprocessing | None, limit: int | None, name: str
+) -> Source:
     arrays = item_arrays(data, specs, "the data")
     table, notes = named_table(specs, {name: MemoryRows(array) for name, array in arrays.items()}, "the data")
     notes = (*_origin(data), *notes)
     if steps is not None:
         table, notes = _preprocessed(table, notes, specs, steps)
-    return open_tables("arrays in memory", specs, lambda: iter((table,)), limit, notes)
+    return open_tables(name, specs, lambda: iter((table,)), limit, notes)
 
 
 def _array_table(

@@ -11,7 +11,7 @@ from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
 from ptqc.calibrate.source import Source
 from ptqc.core.progress import Steps
-from ptqc.core.ranges import Range, RangeLimits, RangeRequest
+from ptqc.core.ranges import AS_SEEN, Range, RangeLimits, RangeRequest
 from ptqc.core.statistics import Statistics
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.walk import graph_hash
@@ -56,7 +56,7 @@ def find_ranges(
     method: str,
     threads: int,
     progress: Steps | None = None,
-    limits: RangeLimits = RangeLimits(),
+    limits: RangeLimits = AS_SEEN,
 ) -> dict[str, Range]:
     """Ranges by the first tensor of each group.
 

@@ -15,16 +15,17 @@ from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
 from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
-from ptqc.core.errors import DataError, OptionError
+from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
+from ptqc.data import CalibrationData, calibration_data, estimating_data
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
 from ptqc.prefer import keep_slow_in_float
 from ptqc.report.evaluate import evaluate
-from ptqc.report.measure import Run, measure
+from ptqc.report.measure import Estimation, Run, measure
 from ptqc.report.report import Report
 from ptqc.targets.registry import find_target
 
@@ -78,6 +79,7 @@ def quantize(
         model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it stays unchanged.
         target: what to make; ``ptqc targets`` lists the names.
         data: sample inputs: a path, an iterable of ``{input name: array}``, a CalibrationDataReader or a DataLoader.
+            Without any ptqc makes samples itself.
         options: everything else; the defaults are good.
         progress: called with (stage, steps done, steps in all).
 
@@ -90,9 +92,14 @@ def quantize(
     description, watch = find_target(target), Stopwatch()
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
-    source = _open(data, loaded, options, options.samples)
-    held_out = options.eval_data is not None
-    judged = _open(options.eval_data, loaded, options, None) if held_out else source
+    found = calibration_data(data, loaded, options, shown)
+    estimation = _estimation(found, loaded, options, shown)
+    source, held_out = found.source, options.eval_data is not None
+    if held_out:
+        specs = input_specs(loaded.model)
+        judged = open_source(options.eval_data, specs, preprocessing=options.preprocess)
+    else:
+        judged = source if estimation is None else estimation.samples
     _check_metric(loaded.model, judged, options)
     original = loaded.model.clone()
     watch.lap("import")
@@ -103,7 +110,9 @@ def quantize(
         feeds = next(iter(source.batches(1))).feeds
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
-    compiled = compile_graph(loaded.model, description, source, restrictions, options, shown)
+    compiled = compile_graph(
+        loaded.model, description, source, restrictions, options, shown, found.limits, found.method
+    )
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(
@@ -115,21 +124,24 @@ def quantize(
         passes=(*passes, *compiled.passes),
         source=source,
         judged=judged,
-        held_out=held_out,
+        held_out=held_out or estimation is not None,
         options=options,
         seconds=watch.seconds,
+        estimation=estimation,
+        notes=found.notes,
     )
     return Result(compiled.model, compiled.plan, measure(run, shown), loaded.files)
 
 
-def _open(data: Any, loaded: LoadedModel, options: QuantizeOptions, limit: int | None) -> Source:
-    if data is None:
-        raise DataError(
-            "there is no calibration data",
-            why="ranges of activations are measured on sample inputs",
-            fix="give --data: an .npz file with the input names as keys, or a folder of images with --preprocess",
-        )
-    return open_source(data, input_specs(loaded.model), limit=limit, preprocessing=options.preprocess)
+def _estimation(
+    found: CalibrationData, loaded: LoadedModel, options: QuantizeOptions, progress: Progress
+) -> Estimation | None:
+    """What the confidence rests on, where the calibration data is made up."""
+    if found.info is None:
+        return None
+    other = estimating_data(loaded, options, found.info.seed, progress)
+    assert other.info is not None  # it is made up
+    return Estimation(other.source, other.info, found.info)
 
 
 def _check_metric(model: ir.Model, judged: Source, options: QuantizeOptions) -> None:

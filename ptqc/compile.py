@@ -24,7 +24,7 @@ from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
-from ptqc.core.ranges import Range, RangeLimits
+from ptqc.core.ranges import AS_SEEN, Range, RangeLimits
 from ptqc.core.types import Array, QuantType
 from ptqc.execute.latency import has_vnni
 from ptqc.passes.base import PassContext
@@ -91,14 +91,15 @@ def compile_graph(
     restrictions: Restrictions,
     options: QuantizeOptions,
     progress: Progress,
-    limits: RangeLimits = RangeLimits(),
+    limits: RangeLimits = AS_SEEN,
+    method: str | None = None,
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
     With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
     the first where the model has no output of real numbers.
 
-    ``limits`` are what is known of ranges beside the samples.
+    ``limits`` are what is known of ranges beside the samples, ``method`` finds ranges in place of the options' one.
 
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
@@ -108,8 +109,9 @@ def compile_graph(
     compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
-    if options.calibration_method != "auto":
-        (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
+    method = method or options.calibration_method
+    if method != "auto":
+        (only,) = compiler.compiled(smoothed, smoothing, (method,))
         return compiler.corrected(compiler.judged(only, canonical), canonical)
     tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
     equalized, equalizing = equalize(smoothed, source, context, options.threads, check)

@@ -13,11 +13,17 @@ import torch
 
 from ptqc.calibrate.contract import InputContract, Kind
 from ptqc.calibrate.distillation.losses import Target
-from ptqc.calibrate.distillation.network import CONTINUOUS, Network, as_tensors, find_scores, find_statistics
+from ptqc.calibrate.distillation.network import (
+    CONTINUOUS,
+    Network,
+    as_tensors,
+    find_scores,
+    find_statistics,
+)
 from ptqc.calibrate.distillation.optimize import Problem, evaluate_statistics, minimise
-from ptqc.calibrate.distillation.settings import Settings
+from ptqc.calibrate.distillation.settings import NotDistillable, Settings
 from ptqc.calibrate.synthesis.assemble import synthesize
-from ptqc.core.errors import OptionError, quoted
+from ptqc.core.errors import quoted
 from ptqc.core.types import Array
 from ptqc.execute.torch_executor.threads import torch_threads
 from ptqc.graph.costs import node_costs
@@ -28,11 +34,6 @@ DEVIATION_OF_RANGE = 0.235
 # one CPU core, in which ResNet-20 takes 32 samples and 100 steps.
 WORK, MACS_OF_ELEMENT = 4.4e9, 160
 FEWEST_SAMPLES, FEWEST_STEPS = 8, 40
-CONVERGED = 0.2  # of the loss of white noise
-
-
-class NotDistillable(OptionError):
-    """The network keeps nothing that data could be distilled from, or no gradient reaches its inputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +51,6 @@ class Distilled:
     steps: int
     settings: Settings
     notes: tuple[str, ...] = ()
-
-    @property
-    def converged(self) -> bool:
-        """Whether the statistics fit far better than those of white noise; True where there are none."""
-        return not self.losses or self.losses["end"] <= CONVERGED * self.losses["noise"]
 
 
 def fitted(settings: Settings, model: ir.Model, contracts: Sequence[InputContract]) -> Settings:

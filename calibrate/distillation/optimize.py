@@ -125,9 +125,12 @@ def minimise(
     best, best_loss, mark, since = dict(samples), math.inf, math.inf, 0
     step = 0
     for step in range(1, settings.steps + 1):
-        current = {**samples, **{name: z * units[name] for name, z in free.items()}}
-        optimizer.zero_grad()
+        # Leaves of their own: a set that is worked on in pieces is differentiated several times.
+        changed = {name: (z.detach() * units[name]).requires_grad_() for name, z in free.items()}
+        current = {**samples, **changed}
         loss, statistics = gradients(problem, current, piece)
+        for name, x in changed.items():
+            free[name].grad = None if x.grad is None else x.grad * units[name]
         if loss < best_loss:
             best_loss, best = loss, {name: x.detach() for name, x in current.items()}
         if loss < mark * (1.0 - PROGRESS):

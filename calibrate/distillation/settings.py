@@ -3,7 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ptqc.core.errors import OptionError
+
 Statistic = Literal["batch", "sample", "none"]
+
+
+class NotDistillable(OptionError):
+    """The network keeps nothing that data could be distilled from, or no gradient reaches its inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +75,6 @@ CLASS_CONFIDENCE = Settings(
 )
 
 METHODS = {one.method: one for one in (BATCH_NORM, BATCH_NORM_NOISE, SAMPLE_NORM, CLASS_CONFIDENCE)}
+
+AUTO, PROCEDURAL = "auto", "none"
+WAYS = (AUTO, *METHODS, PROCEDURAL)  # what ``--distill`` takes

@@ -108,3 +108,22 @@ def run_options(function: F) -> F:
         "--threads", type=click.IntRange(min=1), default=1, metavar="N", help="Threads of the runtime."
     )
     return seed(threads(function))
+
+
+def synthesis_options(function: F) -> F:
+    """``--distill`` and ``--stats-from``: how samples are made where there are none."""
+    from ptqc.calibrate.distillation.settings import WAYS
+
+    stats = click.option(
+        "--stats-from",
+        type=FILE,
+        metavar="PATH",
+        help="An export of the same network that still has its BatchNormalization nodes.",
+    )
+    way = click.option(
+        "--distill",
+        type=Word(WAYS),
+        default="auto",
+        help="How samples are made without data: distilled from BatchNormalization's statistics, or by rules (none).",
+    )
+    return way(stats(function))

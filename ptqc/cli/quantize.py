@@ -8,7 +8,7 @@ import click
 
 from ptqc.cli.config import config_option
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, Word, data_options, input_option, output_options
+from ptqc.cli.options import FILE, Word, data_options, input_option, output_options, synthesis_options
 from ptqc.core.errors import ModelError, OptionError, quoted
 from ptqc.core.progress import Progress
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ptqc.report.report import Report
 
 METHODS = ("auto", "minmax", "percentile", "entropy", "mse", "consumer-error")
-GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup")
+GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence")
 
 
 def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +84,11 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Limits for pipelines, and where the results go."""
     for option in (
         click.option("--keep-failed", is_flag=True, help="Write the output even if a limit is not met."),
+        click.option(
+            "--min-confidence",
+            metavar="GRADE",
+            help="Fail below this grade (A, B, C) where calibration had no real data.",
+        ),
         click.option("--min-speedup", metavar="X", help="Fail below so many times float's speed: 1.2."),
         click.option("--max-size", metavar="SIZE", help="Fail above this size: 60% of the input, or 2MB."),
         click.option("--min-sqnr", metavar="DB", help="Fail below this SQNR: 20."),
@@ -103,6 +108,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--target", default="int8", show_default=True, metavar="NAME", help="What to make: see ptqc targets.")
 @data_options(required=False)
 @input_option
+@synthesis_options
 @_gate_options
 @_selection_options
 @_run_options

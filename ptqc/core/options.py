@@ -15,6 +15,9 @@ class QuantizeOptions:
         samples: use at most that many calibration samples; None for all.
         preprocess: what is done to images, such as ``resize=256,crop=224,mean=0.485:0.456:0.406``.
         inputs: what the inputs are, as ``NAME:kind=image,range=0:1``, where no data says it.
+        distill: how samples are made without data: ``auto`` (from BatchNormalization's statistics where there are any),
+            ``none`` (by rules), or a way to distil: ``batch-norm``, ``batch-norm-noise``, ``sample-norm``, ``class``.
+        stats_from: an export of the same network that still has its BatchNormalization nodes.
         calibration_method: ``auto`` (the better of consumer-error and minmax on the calibration data),
             ``consumer-error``, ``mse``, ``minmax``, ``percentile`` or ``entropy``.
         format: ``qdq`` (QuantizeLinear and DequantizeLinear pairs) or ``qoperator`` (QLinear operators).
@@ -36,6 +39,8 @@ class QuantizeOptions:
     samples: int | None = None
     preprocess: str | None = None
     inputs: tuple[str, ...] = ()
+    distill: str = "auto"
+    stats_from: Path | None = None
     calibration_method: str = "auto"
     format: Literal["qdq", "qoperator"] = "qdq"
     prefer: Literal["accuracy", "latency"] = "accuracy"

@@ -10,12 +10,22 @@ from ptqc.report.summary import SHARE_METRICS, count_text, difference_text, prin
 
 FAITHFUL_DB = 15.0  # below it, predictions usually change
 POOR_ACCURACY = 0.2  # few would quantize such a model
+UNTRUSTED = "D"  # the grade that calls for real data
 NAMED = 3  # layers or nodes that a warning names
 
 
 def with_advice(report: Report) -> Report:
     """``report`` with the warnings that its figures call for; those already there are kept and not repeated."""
-    found = dict.fromkeys((*report.warnings, *_speed(report), *_size(report), *_fidelity(report), *_accuracy(report)))
+    found = dict.fromkeys(
+        (
+            *report.warnings,
+            *_speed(report),
+            *_size(report),
+            *_fidelity(report),
+            *_confidence(report),
+            *_accuracy(report),
+        )
+    )
     return replace(report, warnings=tuple(found))
 
 
@@ -60,6 +70,15 @@ def _fidelity(report: Report) -> Iterator[str]:
         names = ", ".join(f"{short_name(row.name)} ({row.share or 0:.0%})" for row in worst)
         sentence += f" Most noise enters at {names}: try --keep-float with these names."
     yield sentence
+
+
+def _confidence(report: Report) -> Iterator[str]:
+    if report.confidence is None or report.confidence.grade != UNTRUSTED:
+        return
+    yield (
+        "this result cannot be trusted without real data: give --data with a hundred real samples, or --stats-from with"
+        " an export that still has its BatchNormalization nodes."
+    )
 
 
 def _accuracy(report: Report) -> Iterator[str]:

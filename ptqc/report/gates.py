@@ -10,6 +10,7 @@ from ptqc.report.report import GateResult, Report
 
 SIZE_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+LEAST_GRADES = ("A", "B", "C")
 ROUNDING = 1e-12  # a drop of exactly the limit is allowed, whatever 0.84 - 0.83 is in binary
 
 
@@ -22,12 +23,14 @@ class Gates:
         min_sqnr: dB.
         max_size: share of the input file: ``60%``, or bytes: ``2MB``, ``900KiB``, ``1500000``.
         min_speedup: times float's speed: ``1.2``.
+        min_confidence: grade of a result without real data: ``A``, ``B`` or ``C``.
     """
 
     max_drop: str | None = None
     min_sqnr: str | None = None
     max_size: str | None = None
     min_speedup: str | None = None
+    min_confidence: str | None = None
 
     @classmethod
     def checked(
@@ -36,6 +39,7 @@ class Gates:
         min_sqnr: str | None = None,
         max_size: str | None = None,
         min_speedup: str | None = None,
+        min_confidence: str | None = None,
     ) -> Self:
         """The gates. Raises OptionError for a limit that cannot be read."""
         for text, parse in ((max_drop, _drop), (min_sqnr, _sqnr), (min_speedup, _speedup)):
@@ -43,7 +47,11 @@ class Gates:
                 parse(text)
         if max_size is not None:
             _size(max_size, 1)
-        return cls(max_drop, min_sqnr, max_size, min_speedup)
+        if min_confidence is not None and min_confidence not in LEAST_GRADES:
+            raise OptionError(
+                f"--min-confidence {quoted(min_confidence)} is no grade", fix=f"give one of {', '.join(LEAST_GRADES)}"
+            )
+        return cls(max_drop, min_sqnr, max_size, min_speedup, min_confidence)
 
     def apply(self, report: Report) -> Report:
         """``report`` with one result for each limit.
@@ -71,6 +79,12 @@ class Gates:
                 raise _unmeasured("--min-speedup", "the speed was not measured", "leave out --no-measure")
             speedup = report.latency.speedup
             yield GateResult("min-speedup", self.min_speedup, f"{speedup:.3f}", speedup >= _speedup(self.min_speedup))
+        if self.min_confidence is not None:
+            if report.confidence is None:
+                why = "a grade is given to results without real data only"
+                raise _unmeasured("--min-confidence", why, "leave it out, or --data: see --max-drop and --min-sqnr")
+            grade = report.confidence.grade
+            yield GateResult("min-confidence", self.min_confidence, grade, grade <= self.min_confidence)
 
 
 def gate_failure(report: Report) -> GateFailed | None:

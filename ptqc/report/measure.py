@@ -13,6 +13,7 @@ from ptqc import __version__
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.preprocess import ASSUMED
 from ptqc.calibrate.source import Source
+from ptqc.calibrate.synthesis.info import SyntheticInfo
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
@@ -24,8 +25,10 @@ from ptqc.graph.walk import constant_array
 from ptqc.passes.pipeline import PassResult
 from ptqc.report.advice import with_advice
 from ptqc.report.compare import compare
+from ptqc.report.confidence import measure_confidence
 from ptqc.report.evaluate import evaluate
 from ptqc.report.report import (
+    Confidence,
     DataInfo,
     Figures,
     FileInfo,
@@ -43,6 +46,15 @@ MOST_JUDGED = 1024  # samples for the figures where no data was set apart for th
 
 
 @dataclass(frozen=True, slots=True)
+class Estimation:
+    """Made-up ``samples`` that calibration has not seen, how they were ``made``, and those of ``calibration``."""
+
+    samples: Source
+    made: SyntheticInfo
+    calibration: SyntheticInfo
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Everything that a finished compilation leaves behind.
 
@@ -53,6 +65,8 @@ class Run:
         compiled: the lowered graph.
         source, judged: calibration samples, and those for the figures.
         held_out: the latter took no part in calibration.
+        estimation: what the confidence of a result without real data rests on.
+        notes: on the calibration data.
         seconds: of the stages so far; measuring adds its own.
     """
 
@@ -66,6 +80,8 @@ class Run:
     judged: Source
     held_out: bool
     options: QuantizeOptions
+    estimation: Estimation | None
+    notes: tuple[str, ...]
     seconds: Mapping[str, float]
 
 
@@ -74,7 +90,7 @@ def measure(run: Run, progress: Progress) -> Report:
     start = time.perf_counter()
     figures = _figures(run, progress)
     fusion = check_fusion(run.compiled)
-    notes = tuple(dict.fromkeys((*run.loaded.notes, *run.source.notes, *run.judged.notes)))
+    notes = tuple(dict.fromkeys((*run.loaded.notes, *run.notes, *run.source.notes, *run.judged.notes)))
     report = Report(
         model=FileInfo(str(run.loaded.path or ""), run.loaded.size, run.loaded.sha256),
         target=run.plan.target,
@@ -82,13 +98,14 @@ def measure(run: Run, progress: Progress) -> Report:
         data=_data_info(run.source),
         options=run.options.overrides(),
         figures=figures,
+        confidence=_confidence(run),
         latency=None if run.options.no_measure else _latency(run),
         fusion=_fusion_info(fusion),
         layers=_layers(run, fusion, progress),
         passes=_pass_infos(run.passes),
         notes=notes,
         # The most frequent cause of bad results must not hide among the notes.
-        warnings=tuple(note for note in notes if note == ASSUMED),
+        warnings=tuple(note for note in notes if note == ASSUMED or "assumed" in note),
         peak_memory_bytes=_peak_memory(),
     )
     seconds = {**run.seconds, "measure": time.perf_counter() - start}
@@ -115,12 +132,28 @@ def _figures(run: Run, progress: Progress) -> Figures:
     return Figures(
         data=_data_info(judged),
         held_out=run.held_out,
+        synthetic=run.estimation is not None and run.judged is run.estimation.samples,
         agreement=None if agreement is None else agreement.estimate,
         sqnr_db=None if sqnr is None else sqnr.estimate,
         metric=accuracy.name if accuracy is not None else "",
         accuracy_float=None if accuracy is None else accuracy.reference,
         accuracy_quantized=None if accuracy is None else accuracy.estimate,
         accuracy_difference=None if accuracy is None else accuracy.difference,
+    )
+
+
+def _confidence(run: Run) -> Confidence | None:
+    if run.estimation is None:
+        return None
+    return measure_confidence(
+        run.original,
+        run.canonical,
+        run.compiled,
+        run.plan,
+        run.estimation.samples,
+        run.estimation.made,
+        run.estimation.calibration,
+        run.options.threads,
     )
 
 

@@ -40,6 +40,7 @@ class Figures:
     Attributes:
         data: the samples behind all figures; None where nothing was measured.
         held_out: the samples took no part in calibration.
+        synthetic: they are made up: the figures are estimates of those on real data.
         agreement: share of samples with the float model's top-1, None where outputs are no class scores.
         sqnr_db: over all outputs, dB.
         metric: what the accuracies are: ``top1``, ``top5`` or ``module:function``; empty without.
@@ -49,12 +50,44 @@ class Figures:
 
     data: DataInfo | None = None
     held_out: bool = False
+    synthetic: bool = False
     agreement: Estimate | None = None
     sqnr_db: Estimate | None = None
     metric: str = ""
     accuracy_float: Estimate | None = None
     accuracy_quantized: Estimate | None = None
     accuracy_difference: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The range [low, high] that the plan gives a tensor, that of other samples, and the share of it that is held."""
+
+    tensor: str
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How far a result without real data can be trusted: an estimate, no measurement.
+
+    Attributes:
+        grade: A to D.
+        bound_db: what the SQNR on real data will hardly fall below, a multiple of 3 dB.
+        basis: the samples that it was estimated on.
+        losses: of the distillation that calibration rests on: for white ``noise``, at the ``start``, at the ``end``.
+        coverage: by quantized activation.
+    """
+
+    grade: str
+    bound_db: float
+    basis: str
+    losses: Mapping[str, float] = field(default_factory=dict)
+    coverage: tuple[Coverage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +191,7 @@ class Report:
     data: DataInfo | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     figures: Figures = Figures()
+    confidence: Confidence | None = None
     latency: LatencyInfo | None = None
     fusion: FusionInfo | None = None
     layers: tuple[LayerInfo, ...] = ()

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from ptqc.core.errors import quoted
 from ptqc.report.estimates import Estimate
-from ptqc.report.report import FusionInfo, LayerInfo, Report
+from ptqc.report.report import Confidence, FusionInfo, LayerInfo, Report
 
 SHARE_METRICS = ("top1", "top5")
+HELD = 0.9  # of a range: what counts as covered
 
 
 def printable(text: str, limit: int = 60) -> str:
@@ -78,6 +79,8 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     if report.data is not None:
         rows.append(("calibration", printable(report.data.description, 200)))
     rows += _figure_rows(report)
+    if report.confidence is not None:
+        rows += _confidence_rows(report.confidence)
     latency = report.latency
     if latency is not None:
         setting = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}, batch {latency.batch}, {latency.cpu}"
@@ -108,7 +111,22 @@ def _figure_rows(report: Report) -> list[tuple[str, str]]:
         rows.append((printable(figures.metric), f"{values}; difference {difference_text(change, figures.metric)}"))
     if rows and figures.data is not None:
         kind = "held out from calibration" if figures.held_out else "the calibration data itself"
+        kind = "made up: figures on real data will differ" if figures.synthetic else kind
         rows.append(("measured on", f"{printable(figures.data.description, 200)}, {kind}; 95 % intervals"))
+    return rows
+
+
+def _confidence_rows(confidence: Confidence) -> list[tuple[str, str]]:
+    sentence = f"{confidence.grade}: on real data probably at least {confidence.bound_db:.0f} dB SQNR"
+    rows = [("confidence", f"{sentence} (estimated on {confidence.basis}, not measured)")]
+    held = [one.share >= HELD for one in confidence.coverage]
+    if held:
+        few = f"{sum(held)} of {len(held)} tensors have ranges that hold {HELD:.0%} of those of other made-up samples"
+        rows.append(("coverage", few))
+    losses = confidence.losses
+    if set(losses) == {"noise", "start", "end"}:
+        words = f"{losses['noise']:.3g} for noise, {losses['start']:.3g} at the start, {losses['end']:.3g} at the end"
+        rows.append(("distillation", f"loss of the statistics {words}"))
     return rows
 
 

@@ -54,7 +54,7 @@ def test_any_changed_byte_makes_an_entry_absent(tmp_path):
 def test_an_entry_of_another_key_is_not_taken(tmp_path):
     cache = Cache(tmp_path)
     cache.store_ranges("k", {"a": (-1.0, 1.0)})
-    (tmp_path / "ranges-k.json").rename(tmp_path / "ranges-other.json")
+    (tmp_path / "ranges-k").rename(tmp_path / "ranges-other")
     assert cache.load_ranges("other", ["a"]) is None
 
 
@@ -115,4 +115,4 @@ def test_two_runs_at_once(tmp_path):
         assert found is None or found["a"][0] == -1.0
     for writer in writers:
         writer.join()
-    assert [file.name for file in tmp_path.iterdir()] == ["ranges-k.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["ranges-k"]

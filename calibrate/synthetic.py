@@ -1,0 +1,140 @@
+"""Calibration data that nobody collected: distilled where the network allows it, made by rules elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ptqc.calibrate.cache import Cache, content_key
+from ptqc.calibrate.contract import InputContract
+from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, METHODS, PROCEDURAL, WAYS, NotDistillable
+from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
+from ptqc.calibrate.synthesis.info import SyntheticInfo
+from ptqc.core.errors import OptionError, nearest, quoted
+from ptqc.core.progress import Progress
+from ptqc.core.types import Array
+from ptqc.graph.walk import graph_hash
+
+PROCEDURAL_SAMPLES = 256
+PROCEDURAL_BYTES = 160 << 20  # of a whole set, which is held in memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Synthetic:
+    """A made-up set.
+
+    Attributes:
+        arrays: samples by input name.
+        reliable: the tails of its tensors can be trusted as those of real data can; ranges of others must hold
+            everything that was seen.
+        notes: sentences for people, why it was made as it was.
+    """
+
+    arrays: Mapping[str, Array]
+    info: SyntheticInfo
+    reliable: bool
+    notes: tuple[str, ...] = ()
+
+
+def make_samples(
+    model: ir.Model,
+    statistics: ir.Model,
+    contracts: Sequence[InputContract],
+    method: str,
+    samples: int | None,
+    seed: int,
+    progress: Progress,
+) -> Synthetic:
+    """Samples for ``model``.
+
+    Args:
+        model: the float model as loaded.
+        statistics: the canonical graph of the same network with BatchNormalization's statistics in its metadata.
+        method: ``auto``: distilled if possible, else by rules; ``none``: by rules; or a way to distil.
+        samples: how many; None for as many as are useful.
+
+    Raises:
+        NotDistillable: ``method`` names a way to distil that this model does not allow.
+        OptionError: an unknown method, or contracts that cannot be served.
+    """
+    if method not in WAYS:
+        raise OptionError(f"--distill does not know {quoted(method)}", fix=nearest(method, WAYS))
+    if method == PROCEDURAL:
+        return _procedural(model, contracts, samples, seed, progress)
+    if method != AUTO:
+        return _distilled(statistics, contracts, METHODS[method].method, samples, seed, progress)
+    try:
+        found = _distilled(statistics, contracts, BATCH_NORM.method, samples, seed, progress)
+    except NotDistillable as reason:
+        rules = _procedural(model, contracts, samples, seed, progress)
+        note = f"samples were made by rules, as nothing could be distilled: {reason.why}"
+        return replace(rules, notes=(note, *rules.notes))
+    return found if found.reliable else _united(found, _procedural(model, contracts, samples, seed, progress))
+
+
+def _procedural(
+    model: ir.Model, contracts: Sequence[InputContract], samples: int | None, seed: int, progress: Progress
+) -> Synthetic:
+    one = sum(int(np.prod(contract.sample_shape)) * contract.dtype.itemsize for contract in contracts)
+    count = samples or max(1, min(PROCEDURAL_SAMPLES, PROCEDURAL_BYTES // max(one, 1)))
+    arrays = synthesize(contracts, count, seed, model, lambda done, total: progress("synthesize", done, total))
+    return Synthetic(arrays, procedural_info(contracts, count, seed), reliable=False)
+
+
+def _distilled(
+    model: ir.Model,
+    contracts: Sequence[InputContract],
+    method: str,
+    samples: int | None,
+    seed: int,
+    progress: Progress,
+) -> Synthetic:
+    from ptqc.calibrate.distillation.distill import distill, fitted
+
+    settings = fitted(METHODS[method], model, contracts)
+    settings = settings if samples is None else replace(settings, samples=samples)
+    cache = Cache.of_user()
+    key = content_key(
+        graph=graph_hash(model),
+        metadata=dict(model.metadata_props),
+        contracts=[repr(contract) for contract in contracts],
+        settings=repr(settings),
+        seed=seed,
+    )
+    stored = cache.load_arrays(key)
+    if stored is not None and set(stored) == {INFO, *(contract.name for contract in contracts)}:
+        info = SyntheticInfo.parse(str(stored.pop(INFO)))
+        return Synthetic(stored, info, is_reliable(info))
+    found = distill(model, contracts, settings, seed, progress)
+    info = replace(
+        procedural_info(contracts, settings.samples, seed),
+        source="distilled",
+        method=settings.method,
+        losses=found.losses,
+        steps=found.steps,
+    )
+    cache.store_arrays(key, {**found.arrays, INFO: np.array(info.to_text())})
+    return Synthetic(found.arrays, info, is_reliable(info), found.notes)
+
+
+INFO = "ptqc.synthetic"  # no input's name: the key under which files say it too
+CONVERGED = 0.2  # of the loss of white noise
+
+
+def is_reliable(info: SyntheticInfo) -> bool:
+    """Whether the statistics fit far better than those of white noise do."""
+    return bool(info.losses) and info.losses["end"] <= CONVERGED * info.losses["noise"]
+
+
+def _united(distilled: Synthetic, rules: Synthetic) -> Synthetic:
+    """The safety net where distillation did not converge."""
+    losses = distilled.info.losses
+    note = (
+        "samples made by rules were added, as distillation did not converge: the loss fell from"
+        f" {losses['noise']:.3g} (noise) to {losses['end']:.3g}"
+    )
+    count = distilled.info.samples + rules.info.samples
+    info = replace(distilled.info, samples=count, method=f"{distilled.info.method} and procedural")
+    arrays = {name: np.concatenate([array, rules.arrays[name]]) for name, array in distilled.arrays.items()}
+    return Synthetic(arrays, info, reliable=False, notes=(note, *distilled.notes))

@@ -1,0 +1,119 @@
+"""What a compilation calibrates on: the user's samples, or made-up ones where there are none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from ptqc.calibrate.contract import InputContract, contract_notes
+from ptqc.calibrate.contract_inference import find_contracts
+from ptqc.calibrate.distillation.settings import AUTO, PROCEDURAL, NotDistillable
+from ptqc.calibrate.open import open_source
+from ptqc.calibrate.preprocess import Preprocessing
+from ptqc.calibrate.source import Source, input_specs
+from ptqc.calibrate.synthesis.info import SyntheticInfo, synthetic_info
+from ptqc.calibrate.synthetic import Synthetic, is_reliable, make_samples
+from ptqc.core.errors import OptionError
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.progress import Progress
+from ptqc.core.ranges import AS_SEEN, RangeLimits
+from ptqc.graph.load import LoadedModel, import_model
+from ptqc.graph.same_network import check_same_network
+from ptqc.passes.base import PassContext
+from ptqc.passes.pipeline import canonical_passes, run_passes
+
+# Classes that are seen with confidence have larger scores than made-up samples show: trials, docs/data-free.md.
+OUTPUT_FACTOR = 1.5
+ESTIMATING_METHOD, ESTIMATING_SEED, ESTIMATING_SAMPLES = "batch-norm-noise", 1 << 20, 64
+WITHOUT_TAILS = "minmax"  # the calibration method for samples whose tails cannot be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationData:
+    """Samples, and how to use them.
+
+    Attributes:
+        info: what made them, None for the user's own.
+        limits: what is known of ranges beside the samples.
+        method: of calibration, in place of ``auto``; None leaves it.
+        notes: sentences for people on how they were made.
+    """
+
+    source: Source
+    info: SyntheticInfo | None = None
+    limits: RangeLimits = AS_SEEN
+    method: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def calibration_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, progress: Progress) -> CalibrationData:
+    """The samples in ``data``, or made-up ones if it is None.
+
+    Raises DataError for data that cannot be used, OptionError for options that contradict it, and where neither the
+    user nor the model says what an input is.
+    """
+    if data is None:
+        return _described(made_up(loaded, options, options.distill, options.samples, options.seed, progress), loaded)
+    for name in ("distill", "stats_from"):
+        if getattr(options, name) not in (None, AUTO):
+            option = name.replace("_", "-")
+            raise OptionError(f"--{option} contradicts --data", why="it makes samples", fix="leave out one of them")
+    info = synthetic_info(data)
+    source = open_source(data, input_specs(loaded.model), limit=options.samples, preprocessing=options.preprocess)
+    if info is None:
+        return CalibrationData(source)
+    return CalibrationData(source, info, _limits(info), None if is_reliable(info) else WITHOUT_TAILS)
+
+
+def estimating_data(
+    loaded: LoadedModel, options: QuantizeOptions, calibration_seed: int, progress: Progress
+) -> CalibrationData:
+    """Made-up samples for judging a calibration on others: distilled from noise with another seed, else by rules.
+
+    Raises OptionError where an input's nature is not known.
+    """
+    seed = calibration_seed + ESTIMATING_SEED
+
+    def tell(stage: str, done: int, total: int) -> None:
+        progress(f"estimate: {stage}", done, total)
+
+    try:
+        made = made_up(loaded, options, ESTIMATING_METHOD, None, seed, tell)
+    except NotDistillable:
+        made = made_up(loaded, options, PROCEDURAL, ESTIMATING_SAMPLES, seed, tell)
+    return _described(made, loaded)
+
+
+def made_up(
+    loaded: LoadedModel, options: QuantizeOptions, method: str, samples: int | None, seed: int, progress: Progress
+) -> tuple[Synthetic, tuple[InputContract, ...]]:
+    """Samples for a model, by a method of ``--distill``, and what they were made to be."""
+    steps = None if options.preprocess is None else Preprocessing.parse(options.preprocess)
+    contracts = find_contracts(loaded.model, options.inputs, steps)
+    statistics = _with_statistics(loaded, options)
+    return make_samples(loaded.model, statistics, contracts, method, samples, seed, progress), contracts
+
+
+def _with_statistics(loaded: LoadedModel, options: QuantizeOptions) -> ir.Model:
+    """The canonical graph of the same network that has BatchNormalization's statistics in its metadata."""
+    canonical = loaded.model.clone()
+    run_passes(canonical, canonical_passes(), PassContext())
+    if options.stats_from is None:
+        return canonical
+    other = import_model(options.stats_from).model
+    run_passes(other, canonical_passes(), PassContext())
+    check_same_network(canonical, other, str(options.stats_from))
+    return other
+
+
+def _described(made: tuple[Synthetic, tuple[InputContract, ...]], loaded: LoadedModel) -> CalibrationData:
+    synthetic, contracts = made
+    info = synthetic.info
+    name = f"{info.source} by ptqc: {info.method}, seed {info.seed}"
+    source = open_source(dict(synthetic.arrays), input_specs(loaded.model), name=name)
+    notes = (*contract_notes(contracts), *synthetic.notes)
+    return CalibrationData(source, info, _limits(info), None if synthetic.reliable else WITHOUT_TAILS, notes)
+
+
+def _limits(info: SyntheticInfo) -> RangeLimits:
+    return RangeLimits(info.ranges, OUTPUT_FACTOR)

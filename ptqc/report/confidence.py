@@ -1,0 +1,85 @@
+"""How far a result without real data can be trusted: an estimate on samples that calibration has not seen.
+
+Only samples distilled with another seed, from noise and without class term, ranked good configurations in trials;
+samples made by rules tell no more than disasters from the rest. So the estimate is printed as a lower bound in steps of
+3 dB, and networks without statistics never get a grade above C. See docs/data-free.md for how it was calibrated.
+"""
+
+import math
+
+import onnx_ir as ir
+
+from ptqc.calibrate.observe import collect_statistics
+from ptqc.calibrate.source import Source
+from ptqc.calibrate.synthesis.info import SyntheticInfo
+from ptqc.core.plan import QuantPlan
+from ptqc.execute.tensors import TensorRunner
+from ptqc.report.evaluate import evaluate
+from ptqc.report.report import Confidence, Coverage
+
+STEP_DB = 3.0
+# The estimate minus the true SQNR, at worst, over the networks and sets of `python -m benchmarks.run --only data-free`.
+OPTIMISM_DISTILLED, OPTIMISM_PROCEDURAL = 2.0, 6.0
+GRADES = (("A", 24.0), ("B", 18.0), ("C", 12.0))  # least bounds
+WORST = "D"
+BEST_BY_RULES = "C"
+
+
+def grade_of(bound: float, distilled: bool) -> str:
+    """The grade of a lower bound in dB; at most BEST_BY_RULES for an estimate on samples made by rules."""
+    grade = next((name for name, least in GRADES if bound >= least), WORST)
+    return grade if distilled else max(grade, BEST_BY_RULES)
+
+
+def lower_bound(estimate: float, distilled: bool) -> float:
+    """The greatest multiple of STEP_DB that real data will hardly fall below, for an estimate in dB."""
+    if not math.isfinite(estimate):
+        return 0.0 if estimate < 0 else 99.0
+    optimism = OPTIMISM_DISTILLED if distilled else OPTIMISM_PROCEDURAL
+    return max(0.0, STEP_DB * math.floor((estimate - optimism) / STEP_DB))
+
+
+def measure_confidence(
+    original: ir.Model,
+    canonical: ir.Model,
+    compiled: ir.Model,
+    plan: QuantPlan,
+    samples: Source,
+    made: SyntheticInfo,
+    calibration: SyntheticInfo,
+    threads: int,
+) -> Confidence | None:
+    """The confidence in ``compiled``; None where the model has no output of real numbers.
+
+    Args:
+        samples, made: a set that calibration has not seen, and how it was made.
+        calibration: how the samples were made that the ranges come from.
+    """
+    if not any(out.dtype is not None and out.dtype.is_floating_point() for out in original.graph.outputs):
+        return None
+    (figure,) = evaluate(compiled, samples, ("sqnr",), original, threads)
+    distilled = made.source == "distilled"
+    bound = lower_bound(figure.estimate.value, distilled)
+    return Confidence(
+        grade=grade_of(bound, distilled),
+        bound_db=bound,
+        basis=f"{made.samples} samples {'distilled from the network' if distilled else 'made by rules'}",
+        losses=calibration.losses,
+        coverage=find_coverage(canonical, plan, samples, threads),
+    )
+
+
+def find_coverage(canonical: ir.Model, plan: QuantPlan, samples: Source, threads: int) -> tuple[Coverage, ...]:
+    """For each quantized activation, in graph order, how much of its values' range in ``samples`` the plan holds."""
+    values = [*canonical.graph.inputs, *(out for node in canonical.graph for out in node.outputs)]
+    names = [value.name or "" for value in values if value.name in plan.tensors]
+    runner = TensorRunner(canonical, names, threads)
+    statistics = collect_statistics(runner.run, names, samples, details=False)
+    found = []
+    for name in names:
+        params, seen = plan.tensors[name], statistics[name]
+        low, high = float(params.low), float(params.high)
+        size = seen.maximum - seen.minimum
+        held = max(0.0, min(high, seen.maximum) - max(low, seen.minimum))
+        found.append(Coverage(name, low, high, seen.minimum, seen.maximum, held / size if size > 0 else 1.0))
+    return tuple(found)
