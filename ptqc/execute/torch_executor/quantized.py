@@ -249,6 +249,8 @@ class QuantizedExecutor(TorchExecutor):
 def quantize_dynamically(x: torch.Tensor) -> torch.Tensor:
     """``x`` after ONNX's DynamicQuantizeLinear and dequantizing: uint8 over the range of its values; the range itself
     has no gradient."""
+    if x.numel() == 0:
+        return x
     with torch.no_grad():
         low, high = x.amin().clamp(max=0.0), x.amax().clamp(min=0.0)
         scale = torch.where(high > low, (high - low) / 255.0, 1.0)
