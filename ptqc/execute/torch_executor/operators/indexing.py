@@ -1,5 +1,6 @@
 """Operators that pick elements by index or by value."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ _CARRIERS = {
 }
 
 
-def carried(x: Tensor) -> Tensor:
-    """``x``, or its bits as integers where torch has no kernels to move it."""
+def moved(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """``function`` of tensors of one type, or of their bits as integers where torch has no kernels to move it."""
     carrier = _CARRIERS.get(x.dtype)
-    return x if carrier is None else x.view(carrier)
+    if carrier is None:
+        return function(x, *others)  # a view as its own type has no gradient
+    return function(x.view(carrier), *(other.view(carrier) for other in others)).view(x.dtype)
 
 
 def positive(indices: Tensor, size: int) -> Tensor:
@@ -45,7 +48,8 @@ def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
 def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """Elements whose index along one axis is given, those along the others being their own."""
     axis = normalized(call.get("axis", 0), x.dim())
-    return torch.gather(carried(x), axis, positive(indices, x.shape[axis])).view(x.dtype)
+    own = positive(indices, x.shape[axis])
+    return moved(lambda x: torch.gather(x, axis, own), x)
 
 
 @operator("GatherND")
@@ -77,7 +81,7 @@ def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
 @operator("NonZero")
 def nonzero(call: Call, x: Tensor) -> Tensor:
     """Indices of what is not 0, one row for each axis."""
-    return torch.nonzero(carried(x)).T
+    return torch.nonzero(x != 0).T
 
 
 @operator("Compress")

@@ -3,7 +3,7 @@
 import torch
 
 from ptqc.execute.torch_executor.numbers import normalized
-from ptqc.execute.torch_executor.operators.indexing import carried, positive
+from ptqc.execute.torch_executor.operators.indexing import moved, positive
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 from ptqc.execute.torch_executor.wide import WIDER
 
@@ -23,7 +23,7 @@ def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) ->
 def _scattered(call: Call, x: Tensor, axis: int, indices: Tensor, updates: Tensor) -> Tensor:
     reduction = call.get("reduction", "none")
     if reduction == "none":
-        return torch.scatter(carried(x), axis, indices, carried(updates)).view(x.dtype)
+        return moved(lambda x, updates: torch.scatter(x, axis, indices, updates), x, updates)
     if x.dtype in WIDER or (x.is_floating_point() and x.dtype.itemsize == 1):
         raise NoTorchForm(f"reductions of {x.dtype}")
     return torch.scatter_reduce(x, axis, indices, updates, _REDUCTIONS[reduction])
@@ -59,6 +59,5 @@ def tensor_scatter(call: Call, past: Tensor, update: Tensor, begin: Tensor | Non
         places = places % past.shape[axis]
     sizes = [1] * past.dim()
     sizes[0], sizes[axis] = places.shape
-    return torch.scatter(carried(past), axis, places.reshape(sizes).expand(update.shape), carried(update)).view(
-        past.dtype
-    )
+    index = places.reshape(sizes).expand(update.shape)
+    return moved(lambda past, update: torch.scatter(past, axis, index, update), past, update)

@@ -3,7 +3,7 @@
 import torch
 
 from ptqc.execute.torch_executor.numbers import integers, normalized
-from ptqc.execute.torch_executor.operators.indexing import carried
+from ptqc.execute.torch_executor.operators.indexing import moved
 from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.wide import ordered
 
@@ -21,7 +21,7 @@ def top_k(call: Call, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, T
     descending = bool(call.get("largest", 1))
     indices = torch.sort(ordered(x).detach(), dim=axis, descending=descending, stable=True).indices
     indices = indices.narrow(axis, 0, wanted)
-    return carried(x).take_along_dim(indices, axis).view(x.dtype), indices
+    return moved(lambda x: x.take_along_dim(indices, axis), x), indices
 
 
 @operator("Unique")
