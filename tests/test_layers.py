@@ -23,12 +23,16 @@ HEAVY: dict[str, tuple[str, ...] | None] = {
     "onnxruntime": ("ptqc/execute/runtime.py",),
     "onnxscript": None,
     "sklearn": (),
-    "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch"),
+    "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch_executor/"),
 }
+# Packages that are torch throughout: they import it at their top, and are imported as torch is.
+TORCH_PACKAGES = ("ptqc/execute/torch_executor/", "calibrate/distillation/")
+TORCH_NAMES = ("ptqc.execute.torch_executor", "ptqc.calibrate.distillation")
+WITHOUT_TORCH = ("ptqc.calibrate.distillation.settings",)
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
-    """(top-level module, line, whether it is imported with the file) of all imports but those for type checkers."""
+    """(module, line, whether it is imported with the file) of all imports but those for type checkers."""
     pending: list[tuple[ast.AST, bool]] = [(tree, True)]
     while pending:
         node, early = pending.pop()
@@ -36,9 +40,9 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
             pending += [(child, early) for child in node.orelse]
             continue
         if isinstance(node, ast.Import):
-            yield from ((alias.name.partition(".")[0], node.lineno, early) for alias in node.names)
+            yield from ((alias.name, node.lineno, early) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0], node.lineno, early
+            yield node.module, node.lineno, early
         early = early and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         pending += [(child, early) for child in ast.iter_child_nodes(node)]
 
@@ -46,11 +50,14 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
 def violations(path: str, source: str) -> list[str]:
     """What is wrong with the heavy imports of one file."""
     found = []
-    for module, line, early in imports(ast.parse(source)):
-        if module not in HEAVY:
+    torch_throughout = path.startswith(TORCH_PACKAGES)
+    for name, line, early in imports(ast.parse(source)):
+        indirect = name.startswith(TORCH_NAMES) and name not in WITHOUT_TORCH
+        module = "torch" if indirect else name.partition(".")[0]
+        if module not in HEAVY or (indirect and not early):
             continue
         allowed = HEAVY[module]
-        if early:
+        if early and not (module == "torch" and torch_throughout):
             found.append(f"{path}:{line}: import {module} inside the function that needs it")
         if allowed is not None and not path.startswith(allowed):
             found.append(f"{path}:{line}: only {' and '.join(allowed) or 'nothing'} may import {module}")
@@ -74,6 +81,10 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
         ("ptqc/report/html.py", "def draw():\n    import matplotlib.pyplot", 0),
         ("ptqc/graph/load.py", "def run():\n    from onnxruntime import InferenceSession", 1),
         ("ptqc/graph/load.py", "class A:\n    import torch", 2),
+        ("ptqc/execute/torch_executor/block.py", "import torch", 0),
+        ("calibrate/synthetic.py", "from ptqc.calibrate.distillation.distill import distill", 1),
+        ("calibrate/synthetic.py", "from ptqc.calibrate.distillation.settings import METHODS", 0),
+        ("ptqc/api.py", "def run():\n    from ptqc.execute.torch_executor.executor import TorchExecutor", 0),
         ("passes/base.py", "if TYPE_CHECKING:\n    import onnx_graphsurgeon", 0),
         ("ptqc/execute/runtime.py", "from ptqc.execute import onnxruntime", 0),
     ],
