@@ -89,7 +89,7 @@ class Island:
                 value = nodes[-1].outputs[0]
             inputs.append(value)
         outputs = [
-            ir.Value(name=("n" if index in narrow else "o") + str(index) if out.name else "", type=out.type)
+            ir.Value(name=("w" if index in narrow else "o") + str(index) if out.name else "", type=out.type)
             for index, out in enumerate(self.node.outputs)
         ]
         attributes = self.node.attributes.values()
