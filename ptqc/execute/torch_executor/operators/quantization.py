@@ -33,7 +33,9 @@ def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero_point: Any = None
     the range of the codes.
     """
     kind = _kind(call, zero_point)
-    precision = TORCH_TYPES.get(ir.DataType(call.get("precision") or ir.DataType.UNDEFINED), scale.dtype)
+    # Without a precision onnxruntime divides half floats in float32.
+    asked = ir.DataType(call.get("precision") or ir.DataType.UNDEFINED)
+    precision = TORCH_TYPES.get(asked, _wide(scale.dtype))
     ratio = (x.to(precision) / spread(call, scale, x).to(precision)).to(_wide(precision))
     if kind not in _BITS:
         return _quantize_to_floats(call, ratio, kind)
