@@ -13,19 +13,27 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx_ir.passes.common import InlinePass
 
 from ptqc.core.errors import PtqcError
+from ptqc.execute.runtime import create_session, run_session
 from ptqc.execute.torch_executor.convert import from_feed, to_array
 from ptqc.execute.torch_executor.executor import TorchExecutor
 from ptqc.graph.naming import fix_names
 
 CASES = 1884
-IN_TORCH = 1600
+IN_TORCH = 1832
 
 # Values that depend on a generator of random numbers: types and shapes are compared.
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
 
 # Neither in torch nor in onnxruntime 1.31: pattern -> reason.
 NOT_COMPUTED = {
-    "test_image_decoder_*": "onnxruntime has no kernel; images are decoded before the model",
+    "test_image_decoder_*": "images are decoded before the model",
+    "test_roialign_mode_max": "maxima of weighted pixels, which onnxruntime computes at older opsets only",
+}
+
+# Computed as onnxruntime 1.31 does, which gives something else than onnx's reference: pattern -> what it does.
+LIKE_RUNTIME = {
+    "test_maxunpool_export_with_output_shape": "takes the indices as those of the larger output",
+    "test_resize_downsample_scales_*_align_corners": "aligns with the last whole pixel, not with a fraction of one",
 }
 
 
@@ -44,7 +52,7 @@ def _value(stored: Any) -> Any:
 def _differs(found: Any, expected: Any, case: Any) -> str:
     """How two values differ; empty where they do not."""
     if expected is None or isinstance(expected, list):
-        if type(found) is not type(expected) or (expected and len(found) != len(expected)):
+        if type(found) is not type(expected) or len(found or ()) != len(expected or ()):
             return f"{found} instead of {expected}"
         return "".join(_differs(*pair, case) for pair in zip(found or (), expected or (), strict=True))
     found = np.asarray(found)
@@ -57,10 +65,11 @@ def _differs(found: Any, expected: Any, case: Any) -> str:
     if expected.dtype.kind in "biu" and expected.dtype.isbuiltin == 1:
         return "" if np.array_equal(found, expected) else "other values"
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    exact, eps = expected.astype(wide), _precision(expected.dtype)
+    with np.errstate(invalid="ignore"):  # NaN of eight bits
+        exact, values, eps = expected.astype(wide), found.astype(wide), _precision(expected.dtype)
     most = np.abs(exact[np.isfinite(exact)]).max(initial=0.0)
     rtol, atol = max(case.rtol, 4 * eps), case.atol + 4 * eps * most
-    return "" if np.allclose(found.astype(wide), exact, rtol=rtol, atol=atol, equal_nan=True) else "other values"
+    return "" if np.allclose(values, exact, rtol=rtol, atol=atol, equal_nan=True) else "other values"
 
 
 def _precision(dtype: Any) -> float:
@@ -82,8 +91,12 @@ def _run(case: Any) -> tuple[str, str]:
             found = executor(feeds)
         except PtqcError as error:
             return "nowhere", str(error)
-        for name, stored in zip(executor.outputs, outputs, strict=True):
-            if wrong := _differs(to_array(found[name]), _value(stored), case):
+        expected = [_value(stored) for stored in outputs]
+        if any(fnmatch(case.name, pattern) for pattern in LIKE_RUNTIME):
+            arrays = {name: to_array(value) for name, value in feeds.items()}
+            expected = run_session(create_session(case.model.SerializeToString()), executor.outputs, arrays)
+        for name, exact in zip(executor.outputs, expected, strict=True):
+            if wrong := _differs(to_array(found[name]), exact, case):
                 return "island" if executor.islands else "torch", f"{name}: {wrong}"
     return "island" if executor.islands else "torch", ""
 
