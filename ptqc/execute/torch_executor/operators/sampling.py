@@ -1,6 +1,7 @@
 """Values between the pixels: grids, regions of interest, deformed windows."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
@@ -50,33 +51,65 @@ def roi_align_10(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
 
 
 def _roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor, half_pixel: bool) -> Tensor:
-    if call.get("mode", "avg") != "avg":
-        raise NoTorchForm("maxima of weighted pixels")
     height, width = call.get("output_height", 1), call.get("output_width", 1)
-    ratio = call.get("sampling_ratio", 0)
+    pooled = _mean_of_bins if call.get("mode", "avg") == "avg" else _maximum_of_bins
     corners = rois * call.get("spatial_scale", 1.0) - (0.5 if half_pixel else 0.0)
     start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
     extent = extent if half_pixel else extent.clamp(min=1)
     found = []
-    # The samples of a bin form a grid: their mean is a product of one matrix for the rows and one for the columns.
     for index, image in enumerate(integers(batch)):
-        rows = _means(start[index, 1], extent[index, 1], height, ratio, x.shape[2])
-        columns = _means(start[index, 0], extent[index, 0], width, ratio, x.shape[3])
-        found.append(rows @ x[image] @ columns.T)
+        rows = _samples(call, start[index, 1], extent[index, 1], height, x.shape[2])
+        columns = _samples(call, start[index, 0], extent[index, 0], width, x.shape[3])
+        found.append(pooled(x[image], rows, columns))
     return torch.stack(found) if found else x.new_zeros(0, x.shape[1], height, width)
 
 
-def _means(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) -> Tensor:
-    """[bins, size]: how much each pixel of an axis counts in the mean of the samples in each bin."""
-    samples = ratio if ratio > 0 else max(ceil(float(extent.detach()) / bins), 0)
-    if not samples:
-        return start.new_zeros(bins, size)
-    place = (torch.arange(bins * samples, device=start.device, dtype=start.dtype) + 0.5) / samples
-    place = start + place * (extent / bins)
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Samples along one axis, [bins, samples]: the pixels on both sides of each, and how much these weigh."""
+
+    low: Tensor
+    high: Tensor
+    weight_low: Tensor
+    weight_high: Tensor
+
+
+def _samples(call: Call, start: Tensor, extent: Tensor, bins: int, size: int) -> _Samples:
+    count = call.get("sampling_ratio", 0) or max(ceil(float(extent.detach()) / bins), 0)
+    place = torch.arange(bins * count, device=start.device, dtype=start.dtype).reshape(bins, count)
+    place = start + (place + 0.5) / max(count, 1) * (extent / bins)
     inside = (place >= -1) & (place <= size)
-    pixels = torch.arange(size, device=start.device, dtype=start.dtype)
-    weights = (1 - (place.clamp(0, size - 1)[:, None] - pixels).abs()).clamp(min=0) * inside[:, None]
-    return weights.reshape(bins, samples, size).mean(1)
+    place = place.clamp(0, size - 1)
+    low = place.detach().floor()
+    part = place - low
+    whole = low.to(torch.int64)
+    return _Samples(whole, (whole + 1).clamp(max=size - 1), (1 - part) * inside, part * inside)
+
+
+def _mean_of_bins(image: Tensor, rows: _Samples, columns: _Samples) -> Tensor:
+    """The samples of a bin form a grid: their mean is a product of one matrix for the rows and one for the columns."""
+    return _means(rows, image.shape[1]) @ image @ _means(columns, image.shape[2]).T
+
+
+def _means(samples: _Samples, size: int) -> Tensor:
+    """[bins, size]: how much each pixel of an axis counts in the mean of the samples in each bin."""
+    bins, count = samples.low.shape
+    zeros = samples.weight_low.new_zeros(bins, size)
+    total = zeros.scatter_add(1, samples.low, samples.weight_low)
+    return total.scatter_add(1, samples.high, samples.weight_high) / max(count, 1)
+
+
+def _maximum_of_bins(image: Tensor, rows: _Samples, columns: _Samples) -> Tensor:
+    """Of the weighted pixels around the samples, not of their sums: so defined."""
+    shape = (image.shape[0], *rows.low.shape, *columns.low.shape)
+    if not rows.low.numel() or not columns.low.numel():
+        return image.new_zeros(shape[0], shape[1], shape[3])
+    corners = []
+    for row, row_weight in ((rows.low, rows.weight_low), (rows.high, rows.weight_high)):
+        for column, column_weight in ((columns.low, columns.weight_low), (columns.high, columns.weight_high)):
+            pixels = image.index_select(1, row.flatten()).index_select(2, column.flatten())
+            corners.append(pixels * row_weight.flatten()[:, None] * column_weight.flatten())
+    return torch.stack(corners).amax(0).reshape(shape).amax((2, 4))
 
 
 @operator("DeformConv")
