@@ -1,0 +1,98 @@
+"""Operators that quantize: the codes of onnxruntime, and gradients straight through rounding."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import parser
+
+from ptqc.execute.torch_executor.executor import TorchExecutor
+from tests.execute.torch_executor.helpers import assert_like_runtime, in_torch, one_node
+
+RANDOM = np.random.default_rng(13)
+X = (RANDOM.normal(size=(4, 8, 16)) * 3).astype(np.float32)
+SCALES = RANDOM.uniform(0.005, 0.05, 8).astype(np.float32)
+BLOCKS = RANDOM.uniform(0.005, 0.05, (4, 3, 16)).astype(np.float32)
+
+
+def codes(dtype: Any, *shape: int) -> Any:
+    bounds = np.iinfo(dtype)
+    return RANDOM.integers(bounds.min, bounds.max, shape, endpoint=True).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "attributes"),
+    [
+        (np.float32(0.02), np.uint8(128), {}),
+        (np.float32(0.0001), np.int16(-5), {}),
+        (np.float32(0.0001), np.uint16(40000), {}),
+        (SCALES, codes(np.int8, 8), {"axis": -2}),
+        (BLOCKS, codes(np.int8, 4, 3, 16), {"axis": 1, "block_size": 3}),
+    ],
+)
+def test_codes_and_back(scale: Any, zero_point: Any, attributes: dict[str, Any]) -> None:
+    assert_like_runtime("QuantizeLinear", X, scale, zero_point, rtol=0, **attributes)
+    assert_like_runtime("DequantizeLinear", codes(zero_point.dtype, *X.shape), scale, zero_point, rtol=0, **attributes)
+
+
+def test_half_floats() -> None:
+    scale = np.float16(0.02)
+    assert_like_runtime("QuantizeLinear", X.astype(np.float16), scale, np.uint8(128), rtol=0)
+    assert_like_runtime("DequantizeLinear", codes(np.uint8, 4, 8), scale, np.uint8(3), rtol=0)
+
+
+def test_half_ways_go_to_even_and_the_ends_saturate() -> None:
+    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, np.inf, -np.inf], np.float32)
+    (found,) = in_torch(one_node("QuantizeLinear", (x, np.float32(1), np.int8(0))), (x, np.float32(1), np.int8(0)))
+    assert found.tolist() == [0, 2, 2, 0, -2, 126, 127, 127, -128]
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
+def test_four_bits(kind: Any) -> None:
+    bounds = ml_dtypes.iinfo(kind)
+    point = np.asarray(bounds.max - 6).astype(kind)
+    inputs = (X, np.float32(0.3), point)
+    (found,) = in_torch(one_node("QuantizeLinear", inputs), inputs)
+    expected = np.clip(np.rint(X / np.float32(0.3)) + float(bounds.max - 6), bounds.min, bounds.max)
+    np.testing.assert_array_equal(found.astype(np.float32), expected)
+    back = (found, np.float32(0.3), point)
+    (values,) = in_torch(one_node("DequantizeLinear", back), back)
+    np.testing.assert_allclose(values, (expected - float(bounds.max - 6)) * 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("x", [X, X * 0, abs(X) + 1, -abs(X)])
+def test_scales_of_the_data_themselves(x: Any) -> None:
+    assert_like_runtime("DynamicQuantizeLinear", x, outputs=3, rtol=0)
+
+
+def test_products_of_codes() -> None:
+    a, b = codes(np.uint8, 2, 5, 7), codes(np.int8, 7, 3)
+    assert_like_runtime("MatMulInteger", a, b, np.uint8(3), codes(np.int8, 3), rtol=0)
+    scales = SCALES[:3]
+    assert_like_runtime(
+        "QLinearMatMul", a, np.float32(0.02), np.uint8(120), b, scales, np.zeros(3, np.int8), np.float32(0.05),
+        np.uint8(7), rtol=0,
+    )  # fmt: skip
+
+
+def test_gradients_pass_straight_through() -> None:
+    model = parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N] x, float scale, uint8 point) => (float[N] y) {
+            q = QuantizeLinear(x, scale, point)
+            y = DequantizeLinear(q, scale, point)
+        }"""
+    )
+    executor = TorchExecutor(ir.from_proto(model))
+    x = torch.tensor([-200.0, -0.26, 0.1, 0.24, 300.0], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    y = executor({"x": x, "scale": scale, "point": np.uint8(128)})["y"]
+    assert y.tolist() == [-64.0, -0.5, 0.0, 0.0, 63.5]
+    y.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 1, 0]
+    # Inside what rounding added, in steps; the code itself where it saturates.
+    inside = sum(round(value / 0.5) - value / 0.5 for value in (-0.26, 0.1, 0.24))
+    assert scale.grad is not None and scale.grad.item() == pytest.approx(inside - 128 + 127, abs=1e-4)
