@@ -8,6 +8,9 @@ import pytest
 from tests.execute.torch_executor.helpers import assert_gradients, assert_like_runtime
 
 RANDOM = np.random.default_rng(11)
+# Calls give NumPy's numbers, which stand for arrays of rank 0.
+FLOAT: Any = np.float32
+UINT8: Any = np.uint8
 
 
 def random(*shape: int) -> Any:
@@ -65,9 +68,9 @@ def test_integer_convolutions(group: int) -> None:
     x = RANDOM.integers(0, 256, (2, 4, 7, 7)).astype(np.uint8)
     w = RANDOM.integers(-127, 128, (6, 4 // group, 3, 3)).astype(np.int8)
     attributes: dict[str, Any] = {"pads": [1, 0, 1, 2], "group": group}
-    point, bias = np.uint8(120), RANDOM.integers(-1000, 1000, 6).astype(np.int32)
+    point, bias = UINT8(120), RANDOM.integers(-1000, 1000, 6).astype(np.int32)
     scales = RANDOM.uniform(0.001, 0.01, 6).astype(np.float32)
-    assert_like_runtime("ConvInteger", x, w.view(np.uint8), point, np.uint8(100), rtol=0, **attributes)
+    assert_like_runtime("ConvInteger", x, w.view(np.uint8), point, UINT8(100), rtol=0, **attributes)
     # To the last code, ties of rounding included.
-    quantized = (x, np.float32(0.02), point, w, scales, np.zeros(6, np.int8), np.float32(0.05), np.uint8(7), bias)
+    quantized = (x, FLOAT(0.02), point, w, scales, np.zeros(6, np.int8), FLOAT(0.05), UINT8(7), bias)
     assert_like_runtime("QLinearConv", *quantized, rtol=0, **attributes)

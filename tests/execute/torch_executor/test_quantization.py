@@ -13,6 +13,13 @@ from ptqc.execute.torch_executor.executor import TorchExecutor
 from tests.execute.torch_executor.helpers import assert_like_runtime, in_torch, one_node
 
 RANDOM = np.random.default_rng(13)
+# Calls give NumPy's numbers, which stand for arrays of rank 0.
+FLOAT: Any = np.float32
+HALF: Any = np.float16
+UINT8: Any = np.uint8
+INT8: Any = np.int8
+INT16: Any = np.int16
+UINT16: Any = np.uint16
 X = (RANDOM.normal(size=(4, 8, 16)) * 3).astype(np.float32)
 SCALES = RANDOM.uniform(0.005, 0.05, 8).astype(np.float32)
 BLOCKS = RANDOM.uniform(0.005, 0.05, (4, 3, 16)).astype(np.float32)
@@ -26,9 +33,9 @@ def codes(dtype: Any, *shape: int) -> Any:
 @pytest.mark.parametrize(
     ("scale", "zero_point", "attributes"),
     [
-        (np.float32(0.02), np.uint8(128), {}),
-        (np.float32(0.0001), np.int16(-5), {}),
-        (np.float32(0.0001), np.uint16(40000), {}),
+        (FLOAT(0.02), UINT8(128), {}),
+        (FLOAT(0.0001), INT16(-5), {}),
+        (FLOAT(0.0001), UINT16(40000), {}),
         (SCALES, codes(np.int8, 8), {"axis": -2}),
         (BLOCKS, codes(np.int8, 4, 3, 16), {"axis": 1, "block_size": 3}),
     ],
@@ -39,26 +46,26 @@ def test_codes_and_back(scale: Any, zero_point: Any, attributes: dict[str, Any])
 
 
 def test_half_floats() -> None:
-    scale = np.float16(0.02)
-    assert_like_runtime("QuantizeLinear", X.astype(np.float16), scale, np.uint8(128), rtol=0)
-    assert_like_runtime("DequantizeLinear", codes(np.uint8, 4, 8), scale, np.uint8(3), rtol=0)
+    scale = HALF(0.02)
+    assert_like_runtime("QuantizeLinear", X.astype(np.float16), scale, UINT8(128), rtol=0)
+    assert_like_runtime("DequantizeLinear", codes(np.uint8, 4, 8), scale, UINT8(3), rtol=0)
 
 
 def test_half_ways_go_to_even_and_the_ends_saturate() -> None:
     x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, np.inf, -np.inf], np.float32)
-    (found,) = in_torch(one_node("QuantizeLinear", (x, np.float32(1), np.int8(0))), (x, np.float32(1), np.int8(0)))
+    (found,) = in_torch(one_node("QuantizeLinear", (x, FLOAT(1), INT8(0))), (x, FLOAT(1), INT8(0)))
     assert found.tolist() == [0, 2, 2, 0, -2, 126, 127, 127, -128]
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
 def test_four_bits(kind: Any) -> None:
-    bounds = ml_dtypes.iinfo(kind)
+    bounds: Any = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
     point = np.asarray(bounds.max - 6).astype(kind)
-    inputs = (X, np.float32(0.3), point)
+    inputs = (X, FLOAT(0.3), point)
     (found,) = in_torch(one_node("QuantizeLinear", inputs), inputs)
-    expected = np.clip(np.rint(X / np.float32(0.3)) + float(bounds.max - 6), bounds.min, bounds.max)
+    expected = np.clip(np.rint(X / FLOAT(0.3)) + float(bounds.max - 6), bounds.min, bounds.max)
     np.testing.assert_array_equal(found.astype(np.float32), expected)
-    back = (found, np.float32(0.3), point)
+    back = (found, FLOAT(0.3), point)
     (values,) = in_torch(one_node("DequantizeLinear", back), back)
     np.testing.assert_allclose(values, (expected - float(bounds.max - 6)) * 0.3, rtol=1e-6)
 
@@ -70,11 +77,11 @@ def test_scales_of_the_data_themselves(x: Any) -> None:
 
 def test_products_of_codes() -> None:
     a, b = codes(np.uint8, 2, 5, 7), codes(np.int8, 7, 3)
-    assert_like_runtime("MatMulInteger", a, b, np.uint8(3), codes(np.int8, 3), rtol=0)
+    assert_like_runtime("MatMulInteger", a, b, UINT8(3), codes(np.int8, 3), rtol=0)
     scales = SCALES[:3]
     assert_like_runtime(
-        "QLinearMatMul", a, np.float32(0.02), np.uint8(120), b, scales, np.zeros(3, np.int8), np.float32(0.05),
-        np.uint8(7), rtol=0,
+        "QLinearMatMul", a, FLOAT(0.02), UINT8(120), b, scales, np.zeros(3, np.int8), FLOAT(0.05),
+        UINT8(7), rtol=0,
     )  # fmt: skip
 
 
@@ -89,7 +96,7 @@ def test_gradients_pass_straight_through() -> None:
     executor = TorchExecutor(ir.from_proto(model))
     x = torch.tensor([-200.0, -0.26, 0.1, 0.24, 300.0], requires_grad=True)
     scale = torch.tensor(0.5, requires_grad=True)
-    y = executor({"x": x, "scale": scale, "point": np.uint8(128)})["y"]
+    y = executor({"x": x, "scale": scale, "point": UINT8(128)})["y"]
     assert y.tolist() == [-64.0, -0.5, 0.0, 0.0, 63.5]
     y.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 1, 0]

@@ -8,12 +8,16 @@ import pytest
 from tests.execute.torch_executor.helpers import assert_gradients, assert_like_runtime
 
 RANDOM = np.random.default_rng(18)
+# Calls give NumPy's numbers, which stand for arrays of rank 0.
+FLOAT: Any = np.float32
 REAL, COMPLEX = RANDOM.normal(size=(2, 9, 5, 1)), RANDOM.normal(size=(2, 9, 5, 2))
 
 
 @pytest.mark.parametrize("length", [None, np.array(6), np.array(12)])
 def test_fourier_transform(length: Any) -> None:
-    for x, attributes in ((REAL, {}), (REAL, {"onesided": 1}), (COMPLEX, {}), (COMPLEX, {"inverse": 1})):
+    cases: list[tuple[Any, dict[str, Any]]]
+    cases = [(REAL, {}), (REAL, {"onesided": 1}), (COMPLEX, {}), (COMPLEX, {"inverse": 1})]
+    for x, attributes in cases:
         inputs = x.astype(np.float32), length, np.array(1)
         assert_like_runtime("DFT", *inputs, opset=20, rtol=1e-4, **attributes)
         assert_like_runtime("DFT", *inputs[:2], opset=17, rtol=1e-4, axis=2, **attributes)
@@ -36,5 +40,5 @@ def test_windows(op: str) -> None:
 
 
 def test_mel_weights() -> None:
-    inputs = np.array(8), np.array(64), np.array(8000), np.float32(50.0), np.float32(4000.0)
+    inputs = np.array(8), np.array(64), np.array(8000), FLOAT(50.0), FLOAT(4000.0)
     assert_like_runtime("MelWeightMatrix", *inputs, opset=17)
