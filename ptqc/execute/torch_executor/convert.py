@@ -48,6 +48,8 @@ TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
 def from_array(array: Array) -> Any:
     """A tensor that shares memory with ``array`` where it can; the array itself where torch lacks its type."""
     array = np.asarray(array)
+    if array.dtype.kind in "OUST":
+        return _text(array)
     viewed = _VIEWED.get(array.dtype)
     if viewed is not None:
         plain = array if array.flags.c_contiguous else array.copy()
@@ -55,6 +57,14 @@ def from_array(array: Array) -> Any:
     if array.dtype.kind not in "fiubc" or array.dtype.isbuiltin == 2:
         return array
     return _shared(array)
+
+
+def _text(array: Array) -> Array:
+    """Text as Python's own; models hold it as bytes."""
+    words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in array.flat]
+    found = np.empty(len(words), object)
+    found[:] = words
+    return found.reshape(array.shape)
 
 
 def _shared(array: Array) -> torch.Tensor:

@@ -168,8 +168,10 @@ def test_islands_take_and_give_types_that_numpy_lacks(dtype: Any) -> None:
 
 def test_text_passes_through_islands_and_what_moves_it() -> None:
     model = parsed("""
-f (string[2] a, string[2] b) => (string[1, 2] joined, bool[2] same, int64[1] size) {
-    c = StringConcat(a, b)
+f (string[2] a, string[2] b) => (string[1, 2] joined, bool[2] same, int64[1] size)
+<string[2] end = {"!", "ü"}> {
+    d = StringConcat(a, b)
+    c = StringConcat(d, end)
     same = Equal(a, b)
     shape = Constant<value = int64[2] {1, 2}>()
     joined = Reshape(c, shape)
@@ -177,7 +179,7 @@ f (string[2] a, string[2] b) => (string[1, 2] joined, bool[2] same, int64[1] siz
 }""")
     executor = TorchExecutor(model)
     found = executor({"a": np.array(["x", "é"], object), "b": np.array(["x", ""], object)})
-    assert found["joined"].tolist() == [["xx", "é"]]
+    assert found["joined"].tolist() == [["xx!", "éü"]]
     assert (found["same"].tolist(), found["size"].tolist()) == ([True, False], [2])
 
 

@@ -19,7 +19,7 @@ from ptqc.execute.torch_executor.executor import TorchExecutor
 from ptqc.graph.naming import fix_names
 
 CASES = 1884
-IN_TORCH = 1832
+IN_TORCH = 1833
 
 # Values that depend on a generator of random numbers: types and shapes are compared.
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
@@ -27,7 +27,6 @@ RANDOM = ("test_bernoulli*", "test_training_dropout*")
 # Neither in torch nor in onnxruntime 1.31: pattern -> reason.
 NOT_COMPUTED = {
     "test_image_decoder_*": "images are decoded before the model",
-    "test_roialign_mode_max": "maxima of weighted pixels, which onnxruntime computes at older opsets only",
 }
 
 # Computed as onnxruntime 1.31 does, which gives something else than onnx's reference: pattern -> what it does.
