@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ptqc.calibrate.contract_options import Declared
+from ptqc.calibrate.distillation.settings import WAYS
 from ptqc.calibrate.observers import range_method
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.core.errors import OptionError, nearest, quoted
@@ -102,13 +103,14 @@ def _inputs(value: Any) -> tuple[str, ...]:
     return tuple(Declared.from_table(name, table).text() for name, table in value.items())
 
 
-PATHS = ("data", "eval-data", "output", "report")
+PATHS = ("data", "stats-from", "eval-data", "output", "report")
 OPTIONS: Mapping[str, Reader] = {
     **dict.fromkeys(PATHS, _text),
     "target": _text,
     "samples": _whole(1),
     "preprocess": _preprocess,
     "inputs": _inputs,
+    "distill": _word(*WAYS),
     "calibration-method": _method,
     "format": _word("qdq", "qoperator"),
     "prefer": _word("accuracy", "latency"),
@@ -125,6 +127,7 @@ OPTIONS: Mapping[str, Reader] = {
     "min-sqnr": _amount,
     "max-size": _amount,
     "min-speedup": _amount,
+    "min-confidence": _word("A", "B", "C"),
     "keep-failed": _flag,
     "seed": _whole(0),
     "threads": _whole(1),

@@ -1,19 +1,20 @@
 """What a compilation calibrates on: the user's samples, or made-up ones where there are none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from ptqc.calibrate.contract import InputContract, contract_notes
 from ptqc.calibrate.contract_inference import find_contracts
-from ptqc.calibrate.distillation.settings import AUTO, PROCEDURAL, NotDistillable
+from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, PROCEDURAL, NotDistillable
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.calibrate.synthesis.info import SyntheticInfo, synthetic_info
 from ptqc.calibrate.synthetic import Synthetic, is_reliable, make_samples
-from ptqc.core.errors import OptionError
+from ptqc.core.batch_statistics import METADATA_KEY
+from ptqc.core.errors import ModelError, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress
 from ptqc.core.ranges import AS_SEEN, RangeLimits
@@ -72,38 +73,92 @@ def estimating_data(
 
     Raises OptionError where an input's nature is not known.
     """
-    seed = calibration_seed + ESTIMATING_SEED
 
     def tell(stage: str, done: int, total: int) -> None:
         progress(f"estimate: {stage}", done, total)
 
+    return _without_classes(loaded, options, None, calibration_seed + ESTIMATING_SEED, tell)
+
+
+def sensitivity_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, progress: Progress) -> CalibrationData:
+    """As :func:`calibration_data`, but what is distilled by default knows no classes: they saturate the softmax."""
+    if data is not None or options.distill != AUTO:
+        return calibration_data(data, loaded, options, progress)
+    return _without_classes(loaded, options, options.samples, options.seed, progress)
+
+
+def _without_classes(
+    loaded: LoadedModel, options: QuantizeOptions, samples: int | None, seed: int, progress: Progress
+) -> CalibrationData:
     try:
-        made = made_up(loaded, options, ESTIMATING_METHOD, None, seed, tell)
+        made = made_up(loaded, options, ESTIMATING_METHOD, samples, seed, progress)
     except NotDistillable:
-        made = made_up(loaded, options, PROCEDURAL, ESTIMATING_SAMPLES, seed, tell)
+        made = made_up(loaded, options, PROCEDURAL, samples or ESTIMATING_SAMPLES, seed, progress)
     return _described(made, loaded)
 
 
 def made_up(
     loaded: LoadedModel, options: QuantizeOptions, method: str, samples: int | None, seed: int, progress: Progress
 ) -> tuple[Synthetic, tuple[InputContract, ...]]:
-    """Samples for a model, by a method of ``--distill``, and what they were made to be."""
-    steps = None if options.preprocess is None else Preprocessing.parse(options.preprocess)
-    contracts = find_contracts(loaded.model, options.inputs, steps)
-    statistics = _with_statistics(loaded, options)
+    """Samples for a model, by a method of ``--distill``, and what they were made to be.
+
+    Raises NotDistillable where the model does not allow the method, OptionError for options that contradict each other,
+    and where neither the user nor the model says what an input is.
+    """
+    if options.stats_from is not None and options.distill == PROCEDURAL:
+        raise OptionError(
+            "--stats-from contradicts --distill none",
+            why="samples made by rules need no statistics",
+            fix=f"leave it out, or give --distill {BATCH_NORM.method}",
+        )
+    contracts, statistics = describe_inputs(loaded, options), _canonical(loaded.model)
+    if options.stats_from is not None:
+        other = import_model(options.stats_from)
+        statistics = _statistics_of(other, statistics, str(options.stats_from))
+        contracts = _with_known_units(contracts, describe_inputs(other, options))
     return make_samples(loaded.model, statistics, contracts, method, samples, seed, progress), contracts
 
 
-def _with_statistics(loaded: LoadedModel, options: QuantizeOptions) -> ir.Model:
-    """The canonical graph of the same network that has BatchNormalization's statistics in its metadata."""
-    canonical = loaded.model.clone()
+def describe_inputs(loaded: LoadedModel, options: QuantizeOptions) -> tuple[InputContract, ...]:
+    """What every input is. Raises OptionError where neither the user nor the model says it."""
+    steps = None if options.preprocess is None else Preprocessing.parse(options.preprocess)
+    return find_contracts(loaded.model, options.inputs, steps)
+
+
+def _canonical(model: ir.Model) -> ir.Model:
+    """The canonical graph, with BatchNormalization's statistics in its metadata; ``model`` stays unchanged."""
+    canonical = model.clone()
     run_passes(canonical, canonical_passes(), PassContext())
-    if options.stats_from is None:
-        return canonical
-    other = import_model(options.stats_from).model
-    run_passes(other, canonical_passes(), PassContext())
-    check_same_network(canonical, other, str(options.stats_from))
-    return other
+    return canonical
+
+
+def _statistics_of(other: LoadedModel, canonical: ir.Model, where: str) -> ir.Model:
+    """The canonical graph of ``other``. Raises ModelError for another network, and for one without statistics."""
+    found = _canonical(other.model)
+    check_same_network(canonical, found, where)
+    if METADATA_KEY not in found.metadata_props:
+        raise ModelError(
+            "there are no BatchNormalization statistics in this model either",
+            where=where,
+            fix="give an export of the same network in training form, or leave out --stats-from",
+        )
+    return found
+
+
+def _with_known_units(
+    contracts: tuple[InputContract, ...], others: tuple[InputContract, ...]
+) -> tuple[InputContract, ...]:
+    """``contracts``, with units of pixels that were assumed replaced by those of the export that has statistics."""
+    known = {one.name: one for one in others if one.preprocessing is not None and "assumed" not in one.origin}
+    found = []
+    for contract in contracts:
+        other = known.get(contract.name)
+        if other is not None and contract.preprocessing is not None and "assumed" in contract.origin:
+            origin = f"{other.origin} (in the model of --stats-from)"
+            units = other.preprocessing
+            contract = replace(contract, preprocessing=units, low=other.low, high=other.high, origin=origin)
+        found.append(contract)
+    return tuple(found)
 
 
 def _described(made: tuple[Synthetic, tuple[InputContract, ...]], loaded: LoadedModel) -> CalibrationData:

@@ -8,13 +8,11 @@ import onnx
 import onnx_ir as ir
 
 from ptqc.allocate.sensitivity import candidate_precisions, measure_sensitivity
-from ptqc.calibrate.open import open_source
-from ptqc.calibrate.source import input_specs
 from ptqc.compile import canonicalise
 from ptqc.core.cost import CostTable
-from ptqc.core.errors import DataError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress
+from ptqc.data import sensitivity_data
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import import_model
 from ptqc.targets.registry import find_target
@@ -40,20 +38,18 @@ def sensitivity(
 
     Args:
         model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it stays unchanged.
-        data: sample inputs, as for ``quantize``.
+        data: sample inputs, as for ``quantize``; without any ptqc makes samples itself.
         weight_bits, activation_bits: 2 to 8.
-        options: ``samples``, ``preprocess``, ``passes`` and ``threads`` count; 64 samples without options.
+        options: ``samples``, ``preprocess``, ``passes`` and ``threads`` count, and without data ``inputs``,
+            ``distill``, ``stats_from`` and ``seed``; 64 samples of data without options.
         progress: called with (stage, steps done, steps in all).
 
     Raises PtqcError kinds for models, data and widths that cannot be used.
     """
-    options = options or QuantizeOptions(samples=SAMPLES)
+    options = options or QuantizeOptions(samples=None if data is None else SAMPLES)
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
-    if data is None:
-        why, fix = "sensitivities are measured on sample inputs", "give --data: an .npz file, or a folder of images"
-        raise DataError("there are no samples to measure on", why=why, fix=fix)
-    source = open_source(data, input_specs(loaded.model), limit=options.samples, preprocessing=options.preprocess)
+    source = sensitivity_data(data, loaded, options, progress or (lambda stage, done, total: None)).source
     canonicalise(loaded.model, find_target(TARGET), options)
     return measure_sensitivity(
         loaded.model,

@@ -64,7 +64,7 @@ def gradients(problem: Problem, samples: Mapping[str, Tensor], piece: int) -> tu
         statistics = statistics_loss(problem.targets, found, problem.settings) if found else torch.zeros(())
         loss = statistics + _by_sample(problem, samples, outputs, slice(0, count))
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss), float(statistics)
+        return float(loss.detach()), float(statistics.detach())
     return _gradients_by_piece(problem, samples, piece)
 
 

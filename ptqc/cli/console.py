@@ -54,7 +54,10 @@ class Console:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A callback (stage, done, total) behind a bar with the time left; stages are lines where nothing moves."""
+        """A callback (stage, done, total) behind a bar with the time left; stages are lines where nothing moves.
+
+        What follows a comma in the name of a stage is shown as it changes: ``distill, loss 0.12``.
+        """
         if not sys.stderr.isatty() or self.verbosity < 0:
             yield self._stages()
             return
@@ -66,9 +69,10 @@ class Console:
             tasks: dict[str, Any] = {}
 
             def advance(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total)
-                bar.update(tasks[stage], completed=done, total=total)
+                name = _name(stage)
+                if name not in tasks:
+                    tasks[name] = bar.add_task(stage, total=total)
+                bar.update(tasks[name], completed=done, total=total, description=stage)
 
             yield advance
 
@@ -76,8 +80,13 @@ class Console:
         seen: dict[str, None] = {}
 
         def advance(stage: str, done: int, total: int) -> None:
-            if stage not in seen:
-                seen[stage] = None
-                self.say(f"{stage} ...", level=1)
+            name = _name(stage)
+            if name not in seen:
+                seen[name] = None
+                self.say(f"{name} ...", level=1)
 
         return advance
+
+
+def _name(stage: str) -> str:
+    return stage.partition(",")[0]

@@ -110,20 +110,24 @@ def run_options(function: F) -> F:
     return seed(threads(function))
 
 
-def synthesis_options(function: F) -> F:
-    """``--distill`` and ``--stats-from``: how samples are made where there are none."""
+def synthesis_options(default: str = "auto") -> Callable[[F], F]:
+    """``--distill``, with its default, and ``--stats-from``: how samples are made where there are none."""
     from ptqc.calibrate.distillation.settings import WAYS
 
-    stats = click.option(
-        "--stats-from",
-        type=FILE,
-        metavar="PATH",
-        help="An export of the same network that still has its BatchNormalization nodes.",
-    )
-    way = click.option(
-        "--distill",
-        type=Word(WAYS),
-        default="auto",
-        help="How samples are made without data: distilled from BatchNormalization's statistics, or by rules (none).",
-    )
-    return way(stats(function))
+    def decorate(function: F) -> F:
+        stats = click.option(
+            "--stats-from",
+            type=FILE,
+            metavar="PATH",
+            help="An export of the same network that still has its BatchNormalization nodes.",
+        )
+        way = click.option(
+            "--distill",
+            type=Word(WAYS),
+            default=default,
+            help="How samples are made without data: distilled from BatchNormalization's statistics, or by rules "
+            "(none).",
+        )
+        return way(stats(function))
+
+    return decorate

@@ -108,7 +108,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--target", default="int8", show_default=True, metavar="NAME", help="What to make: see ptqc targets.")
 @data_options(required=False)
 @input_option
-@synthesis_options
+@synthesis_options()
 @_gate_options
 @_selection_options
 @_run_options

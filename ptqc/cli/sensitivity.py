@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, data_options, output_options
+from ptqc.cli.options import FILE, data_options, input_option, output_options, run_options, synthesis_options
 from ptqc.core.errors import OptionError, quoted
 
 if TYPE_CHECKING:
@@ -18,44 +18,51 @@ SHOWN = 30
 
 @click.command("sensitivity")
 @click.argument("model", type=FILE)
-@data_options(required=False, samples=64)
+@data_options(required=False)
+@input_option
+@synthesis_options()
 @click.option("--bits", default="8,4,2", show_default=True, metavar="A,B", help="Widths of weights, 2 to 8.")
 @click.option(
     "--activation-bits", default="8,4", show_default=True, metavar="A,B", help="Widths of activations; empty for none."
 )
 @click.option("-o", "--output", type=FILE, metavar="PATH", help="Write the cost table as JSON.")
 @click.option("--force", is_flag=True, help="Replace an output file that is no cost table.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, metavar="N", help="Threads of the runtime.")
+@run_options
 @output_options
 def command(
     model: Path,
     data: Path | None,
-    samples: int,
-    preprocess: str | None,
+    samples: int | None,
     bits: str,
     activation_bits: str,
     output: Path | None,
     force: bool,
-    threads: int,
     console: Console,
+    **options: Any,
 ) -> None:
     """Measure what each Conv, Gemm and MatMul of MODEL loses at few bits, all others left in float.
 
     Figures are the SQNR in dB of the model's outputs: weights alone (w4a16), then what the node reads alone (w16a4).
+    They are measured on the first 64 samples of --data, or on made-up ones.
     """
     from ptqc.core.options import QuantizeOptions
     from ptqc.graph.files import write_atomically
-    from ptqc.sensitivity import sensitivity
+    from ptqc.sensitivity import SAMPLES, sensitivity
 
     widths = _widths("--bits", bits), _widths("--activation-bits", activation_bits)
     if not any(widths):
         raise OptionError("--bits and --activation-bits name no width", fix="leave them out, or give widths: 8,4,2")
     if output is not None:
         _check_output(output, model, force)
-    options = QuantizeOptions(samples=samples, preprocess=preprocess, threads=threads)
+    limit = SAMPLES if samples is None and data is not None else samples
     with console.progress() as progress:
         table = sensitivity(
-            model, data, weight_bits=widths[0], activation_bits=widths[1], options=options, progress=progress
+            model,
+            data,
+            weight_bits=widths[0],
+            activation_bits=widths[1],
+            options=QuantizeOptions(samples=limit, **options),
+            progress=progress,
         )
     if output is not None:
         write_atomically(output, table.text())

@@ -1,4 +1,4 @@
-"""``ptqc synth``: sample inputs for a model, made by rules."""
+"""``ptqc synth``: sample inputs for a model, made by rules or distilled from it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, input_option, output_options
+from ptqc.cli.options import FILE, input_option, output_options, synthesis_options
 from ptqc.core.errors import OptionError, OutputError, quoted
 from ptqc.core.types import Array
 
 if TYPE_CHECKING:
     from ptqc.calibrate.contract import InputContract
+    from ptqc.calibrate.synthesis.info import SyntheticInfo
 
 MOST_SHOWN = 64  # samples in a grid of images
 
 
 @click.command("synth")
 @click.argument("model", type=FILE)
-@click.option("-n", "--samples", type=click.IntRange(min=1), default=256, metavar="N", help="How many samples.")
+@click.option(
+    "-n",
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many samples; default: as many as are useful, 256 at most.",
+)
+@synthesis_options("none")
 @click.option("-o", "--output", type=FILE, metavar="PATH", help="The output; default: MODEL.synthetic.npz.")
 @click.option("--force", is_flag=True, help="Replace an output file that ptqc synth did not write.")
 @click.option("--png", type=FILE, metavar="PATH", help="Also draw the first 64 images as one picture.")
@@ -28,45 +36,37 @@ MOST_SHOWN = 64  # samples in a grid of images
 @click.option("--preprocess", metavar="SPEC", help="How images become inputs: resize=256,crop=224,mean=...")
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Of everything random.")
 @output_options
-def command(
-    model: Path,
-    samples: int,
-    output: Path | None,
-    force: bool,
-    png: Path | None,
-    inputs: tuple[str, ...],
-    preprocess: str | None,
-    seed: int,
-    console: Console,
-) -> None:
+def command(model: Path, output: Path | None, force: bool, png: Path | None, console: Console, **options: Any) -> None:
     """Make sample inputs for MODEL without any data, to be used as --data or to be looked at."""
-    from ptqc.calibrate.contract_inference import find_contracts
-    from ptqc.calibrate.preprocess import Preprocessing
-    from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
     from ptqc.calibrate.synthesis.info import save_samples
-    from ptqc.graph.load import load_model
+    from ptqc.core.options import QuantizeOptions
+    from ptqc.data import describe_inputs, made_up
+    from ptqc.graph.load import import_model
 
     start = time.perf_counter()
     path = output if output is not None else model.with_suffix(".synthetic.npz")
     _check_output(path, model, png, force)
-    steps = None if preprocess is None else Preprocessing.parse(preprocess)
-    loaded = load_model(model)
-    contracts = find_contracts(loaded, inputs, steps)
-    image = _image(contracts) if png is not None else None
+    wanted = QuantizeOptions(**options)
+    loaded = import_model(model)
+    image = _image(describe_inputs(loaded, wanted)) if png is not None else None
     with console.progress() as progress:
-        arrays = synthesize(contracts, samples, seed, loaded, lambda done, total: progress("synthesize", done, total))
-    save_samples(path, arrays, procedural_info(contracts, samples, seed))
+        made, contracts = made_up(loaded, wanted, wanted.distill, wanted.samples, wanted.seed, progress)
+    save_samples(path, made.arrays, made.info)
     if png is not None and image is not None:
-        _draw(image, arrays[image.name][:MOST_SHOWN], png)
+        _draw(image, made.arrays[image.name][:MOST_SHOWN], png)
     seconds = time.perf_counter() - start
+    for note in made.notes:
+        console.say(note)
     if console.as_json:
         written = {"output": str(path), "png": None if png is None else str(png)}
-        described = [_described(contract, arrays) for contract in contracts]
-        about = {"samples": samples, "seed": seed, "source": "procedural", "seconds": round(seconds, 3)}
-        console.data({"version": 1, "model": str(model), **written, **about, "inputs": described})
+        described = [_described(contract, made.arrays) for contract in contracts]
+        about = {"notes": list(made.notes), "seconds": round(seconds, 3)}
+        console.data({"version": 1, "model": str(model), **written, **_made(made.info), **about, "inputs": described})
         return
-    console.show(_table(contracts, arrays))
-    console.say(f"{samples} samples in {path} ({seconds:.1f} s); use them as --data")
+    console.show(_table(contracts, made.arrays))
+    if made.info.losses:
+        console.say(_losses_text(made.info))
+    console.say(f"{made.info.samples} samples in {path} ({seconds:.1f} s); use them as --data")
 
 
 def _check_output(path: Path, model: Path, png: Path | None, force: bool) -> None:
@@ -110,6 +110,16 @@ def _draw(contract: "InputContract", samples: Array, path: Path) -> None:
     from ptqc.calibrate.synthesis.pictures import as_pixels_again
 
     write_grid(as_pixels_again(contract, samples), path)
+
+
+def _made(info: "SyntheticInfo") -> dict[str, Any]:
+    about = {"samples": info.samples, "seed": info.seed, "source": info.source, "method": info.method}
+    return {**about, "steps": info.steps, "losses": dict(info.losses)}
+
+
+def _losses_text(info: "SyntheticInfo") -> str:
+    noise, first, last = (f"{info.losses[name]:.3g}" for name in ("noise", "start", "end"))
+    return f"loss of the statistics {noise} for noise, {first} at the start, {last} after {info.steps} steps"
 
 
 def _limits(contract: "InputContract") -> tuple[float, float] | None:
