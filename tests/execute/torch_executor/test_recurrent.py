@@ -53,7 +53,12 @@ def test_like_onnxruntime(op: str, direction: str) -> None:
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
 def test_batch_first_is_transposed(op: str) -> None:
     inputs = singles(inputs_of(op, 2, True))
-    attributes = {"direction": "bidirectional", "hidden_size": SIZE, "opset": 14, "outputs": 3 if op == "LSTM" else 2}
+    attributes: dict[str, Any] = {
+        "direction": "bidirectional",
+        "hidden_size": SIZE,
+        "opset": 14,
+        "outputs": 3 if op == "LSTM" else 2,
+    }
     plain = in_torch(one_node(op, inputs, **attributes), inputs)
     turned = [array.transpose(1, 0, 2) if index in (0, 5, 6) else array for index, array in enumerate(inputs)]
     y, *states = in_torch(one_node(op, turned, layout=1, **attributes), turned)
