@@ -46,12 +46,25 @@ def load(section: str) -> dict[str, Any]:
 
 def store(section: str, name: str, record: dict[str, Any]) -> None:
     """Adds one record; records of another machine or of other versions are dropped."""
-    here, found = machine(), load(section)
-    records = found["records"] if found["machine"] == here else {}
+    here, records = machine(), comparable(section)
     records[name] = {"commit": commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d"), **record}
     text = json.dumps({"machine": here, "records": rounded(records)}, indent=1, sort_keys=True) + "\n"
     FOLDER.mkdir(exist_ok=True)
     write_atomically(FOLDER / f"{section}.json", text)
+
+
+def comparable(section: str) -> dict[str, Any]:
+    """The records of a section that were measured on this machine with these versions."""
+    found = load(section)
+    records: dict[str, Any] = found["records"] if found["machine"] == machine() else {}
+    return records
+
+
+def drop(section: str, name: str) -> None:
+    """Removes one record, if it is there."""
+    found = load(section)
+    if found["records"].pop(name, None) is not None:
+        write_atomically(FOLDER / f"{section}.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def rounded(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Measures and writes the tables: ``python -m benchmarks.run [--only images,zoo] [--models a,b] [--quick]``.
 
 Figures go to ``benchmarks/results``, from there into the tables of README.md and docs/benchmarks.md. ``--quick`` looks
-at few models and little data, prints and writes nothing.
+at few models and little data, prints and writes nothing. The sections ``data-free*`` go on where an earlier run ended;
+``--force`` measures them anew.
 """
 
 import os
@@ -12,7 +13,10 @@ from typing import Any
 
 import click
 
-from benchmarks import images, memory, results, tables, zoo
+from benchmarks import data_free, data_free_subjects, images, memory, results, tables, zoo
+
+
+CONTINUED = ("data-free",)  # sections that keep what an earlier run measured
 
 
 def selected(section: str, quick: bool) -> tuple[str, ...]:
@@ -21,6 +25,8 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return images.QUICK if quick else images.MODELS
     if section == "zoo":
         return zoo.QUICK if quick else zoo.models()
+    if section == "data-free":
+        return data_free.QUICK if quick else data_free_subjects.subjects()
     if section == "text":
         return ("pylm",) if quick else ("minilm_l6", "pylm")
     return memory.MODELS[1:] if quick else memory.MODELS
@@ -36,6 +42,14 @@ def measure_text(name: str, quick: bool, say: Callable[[str], None]) -> dict[str
 
 def lines(name: str, record: dict[str, Any]) -> list[str]:
     """What is printed of a record."""
+    if "refused" in record:
+        return [f"{name:24} {record['refused']}"]
+    if "runs" in record:
+        return [
+            f"{name:24} {source:20} seed {seed}: {data_free.brief(found)}"
+            for source, seeds in record["runs"].items()
+            for seed, found in seeds.items()
+        ]
     if "rows" in record:
         return [f"{name:24} {row}" for row in record["rows"]]
     if "peaks" in record:
@@ -63,14 +77,21 @@ def say(text: str) -> None:
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory, text.")
+@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
+@click.option("--force", is_flag=True, help="Measure again what data-free has measured before.")
 @click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
-def main(models: str, only: str, quick: bool, only_tables: bool) -> None:
+def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) -> None:
     """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     names, sections = ([part for part in text.split(",") if part] for text in (models, only))
-    measures = {"images": images.measure, "zoo": zoo.measure, "memory": memory.measure, "text": measure_text}
+    measures = {
+        "images": images.measure,
+        "zoo": zoo.measure,
+        "memory": memory.measure,
+        "text": measure_text,
+        "data-free": data_free.measure,
+    }
     unknown = [section for section in sections if section not in measures]
     if unknown:
         raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {', '.join(measures)}")
@@ -79,6 +100,8 @@ def main(models: str, only: str, quick: bool, only_tables: bool) -> None:
             continue
         for name in (name for name in selected(section, quick) if not names or name in names):
             start = time.perf_counter()
+            if force and not quick and section in CONTINUED:
+                results.drop(section, name)
             record = measure(name, quick, say)
             if not quick:
                 results.store(section, name, record)

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ptqc.core.types import Array
 from ptqc.execute.fusion import check_fusion
 from ptqc.execute.runtime import create_session, run_session
 from ptqc.report.estimates import Estimate
+from ptqc.report.evaluate import open_session
 from ptqc.report.metrics import Agreement, Observation, Sqnr, TopK
 
 FEWEST_ROUNDS, MOST_ROUNDS = 15, 1000
 
 
-def outputs_of(model: Path, feeds: Iterable[Mapping[str, Array]], stacked: bool, threads: int = 2) -> dict[str, Array]:
+def outputs_of(
+    model: Path | ir.Model, feeds: Iterable[Mapping[str, Array]], stacked: bool, threads: int = 2
+) -> dict[str, Array]:
     """All outputs over all feeds, first axis = sample."""
-    session = create_session(model, threads)
+    session = open_session(model, threads)
     names = [output.name for output in session.get_outputs()]
     rows = [run_session(session, names, feed) for feed in feeds]
     join = np.stack if stacked else np.concatenate
