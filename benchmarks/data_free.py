@@ -15,7 +15,6 @@ import onnx_ir as ir
 from benchmarks import results
 from benchmarks.data import loader
 from benchmarks.data_free_subjects import (
-    DEFAULT,
     NEED_STATISTICS,
     SOURCES,
     Feeds,
@@ -138,7 +137,7 @@ class _Model:
         canonical = self.loaded.model.clone()
         canonicalise(canonical, target, options)
         return compile_graph(
-            canonical, target, data.source, restrictions_of(options), options, _silent, data.limits, data.method
+            canonical, target, data.source, restrictions_of(options), options, _silent, data.limits, data.cautious
         )
 
     def estimated(self, compiled: Compiled) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import Array
-from ptqc.data import WITHOUT_TAILS, CalibrationData, calibration_data, made_up
+from ptqc.data import CalibrationData, calibration_data, made_up
 from ptqc.graph.load import LoadedModel
 
 Feeds = Mapping[str, Array]
@@ -189,17 +189,16 @@ def _united(options: QuantizeOptions, loaded: LoadedModel) -> CalibrationData:
     distilled, _ = made_up(loaded, options, BATCH_NORM.method, None, options.seed, _silent)
     rules, _ = made_up(loaded, options, PROCEDURAL, None, options.seed, _silent)
     arrays = {name: np.concatenate([array, rules.arrays[name]]) for name, array in distilled.arrays.items()}
-    return replace(_with_info(arrays, distilled.info, loaded), method=WITHOUT_TAILS)
+    return replace(_with_info(arrays, distilled.info, loaded), cautious=True)
 
 
 def _with_info(arrays: Feeds, info: SyntheticInfo, loaded: LoadedModel) -> CalibrationData:
-    from ptqc.calibrate.synthetic import is_reliable
+    from ptqc.calibrate.synthetic import tails_are_doubtful
     from ptqc.core.ranges import RangeLimits
     from ptqc.data import OUTPUT_FACTOR
 
     source = open_source(dict(arrays), input_specs(loaded.model))
-    method = None if is_reliable(info) else WITHOUT_TAILS
-    return CalibrationData(source, info, RangeLimits(info.ranges, OUTPUT_FACTOR), method)
+    return CalibrationData(source, info, RangeLimits(info.ranges, OUTPUT_FACTOR), tails_are_doubtful(info))
 
 
 def _as_given(feeds: Feeds, loaded: LoadedModel) -> CalibrationData:

@@ -43,6 +43,7 @@ class InputContract:
         vocabulary: number of tokens, 0 where the input is no token.
         value: of kind VALUE.
         origin: who says so, for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
+        assumed: the units are a guess: neither the user nor anything in the model speaks for them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class InputContract:
     vocabulary: int = 0
     value: float = 0.0
     origin: str = "given"
+    assumed: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -142,7 +142,7 @@ def _contract(
         known = InputSpec(spec.name, spec.dtype, shape)
         units = image_units(model, known, one.declared, given, one.guess.channels, one.guess.layout, blank)
         low, high = legal_range(units.steps)
-        contract = replace(contract, preprocessing=units.steps)
+        contract = replace(contract, preprocessing=units.steps, assumed=units.assumed)
         notes.append(units.origin)
     elif kind is Kind.TOKENS:
         vocabulary = known_vocabulary(one.declared.vocabulary, one.guess.rows, spec.name)

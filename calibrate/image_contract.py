@@ -23,10 +23,11 @@ CLOSE = 1e-2  # share of the range by which a declared one may differ: people ro
 
 @dataclass(frozen=True, slots=True)
 class ImageUnits:
-    """Complete preprocessing of images of the final size, and who says so."""
+    """Complete preprocessing of images of the final size, and who says so; ``assumed`` where it is a guess."""
 
     steps: Preprocessing
     origin: str
+    assumed: bool = False
 
 
 def image_units(
@@ -142,4 +143,4 @@ def _inferred(
     run = image_runner(model, feeds) if count * height * width <= MOST_PIXELS else None
     found = find_units(model, spec.name, channels, run, steps.color)
     keys = ("mean", "std", "scale", *(("color",) if found.steps.color else ()))
-    return ImageUnits(_completed(_with(steps, found.steps, keys), spec), found.why)
+    return ImageUnits(_completed(_with(steps, found.steps, keys), spec), found.why, found.assumed)

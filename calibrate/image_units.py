@@ -43,7 +43,7 @@ GREY_UNITS = {
 LAYERS = 3  # how deep evidence is looked for; deeper layers say less of the input
 CLEARLY, SLACK = 1.2, 0.05  # a less usual candidate must fit so much better: images made by rules are no photographs
 MOST_ROWS = 64
-WELL = 2.0  # misfit of BatchNorm statistics (squared deviations and log-ratios) below which there is no doubt
+WELL = 0.75  # misfit of BatchNorm statistics (squared deviations and log-ratios) below which there is no doubt
 FITS = 1.0  # mean squared log-ratio of biases to signals that still counts as evidence
 CONSTANT = 0.05  # outputs that vary less than this between images, relative to their spread, see too small pixels
 
@@ -84,9 +84,10 @@ def _by_statistics(model: ir.Model, candidates: Mapping[str, Preprocessing], run
     label = _best(misfits)
     if label is None:
         return None
-    if misfits[label] < WELL:
+    # Grey pictures are more often none of photographs: digits, X-rays and spectrograms come in units of their own.
+    if misfits[label] < WELL and candidates is not GREY_UNITS:
         return Units(candidates[label], f"BatchNorm statistics fit {label} best")
-    why = f"{label} is assumed, as it fits the BatchNorm statistics best, though not well"
+    why = f"{label} is assumed, as it fits the BatchNorm statistics best, if not surely"
     return Units(candidates[label], why, assumed=True)
 
 

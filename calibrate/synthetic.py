@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.cache import Cache, content_key
-from ptqc.calibrate.contract import InputContract
+from ptqc.calibrate.contract import InputContract, Kind
 from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, METHODS, PROCEDURAL, WAYS, NotDistillable
 from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
@@ -26,14 +26,11 @@ class Synthetic:
 
     Attributes:
         arrays: samples by input name.
-        reliable: the tails of its tensors can be trusted as those of real data can; ranges of others must hold
-            everything that was seen.
         notes: sentences for people, why it was made as it was.
     """
 
     arrays: Mapping[str, Array]
     info: SyntheticInfo
-    reliable: bool
     notes: tuple[str, ...] = ()
 
 
@@ -70,7 +67,9 @@ def make_samples(
         rules = _procedural(model, contracts, samples, seed, progress)
         note = f"samples were made by rules, as nothing could be distilled: {reason.why}"
         return replace(rules, notes=(note, *rules.notes))
-    return found if found.reliable else _united(found, _procedural(model, contracts, samples, seed, progress))
+    return (
+        found if has_converged(found.info) else _united(found, _procedural(model, contracts, samples, seed, progress))
+    )
 
 
 def _procedural(
@@ -79,7 +78,7 @@ def _procedural(
     one = sum(int(np.prod(contract.sample_shape)) * contract.dtype.itemsize for contract in contracts)
     count = samples or max(1, min(PROCEDURAL_SAMPLES, PROCEDURAL_BYTES // max(one, 1)))
     arrays = synthesize(contracts, count, seed, model, lambda done, total: progress("synthesize", done, total))
-    return Synthetic(arrays, procedural_info(contracts, count, seed), reliable=False)
+    return Synthetic(arrays, procedural_info(contracts, count, seed))
 
 
 def _distilled(
@@ -105,7 +104,7 @@ def _distilled(
     stored = cache.load_arrays(key)
     if stored is not None and set(stored) == {INFO, *(contract.name for contract in contracts)}:
         info = SyntheticInfo.parse(str(stored.pop(INFO)))
-        return Synthetic(stored, info, is_reliable(info))
+        return Synthetic(stored, info)
     found = distill(model, contracts, settings, seed, progress)
     info = replace(
         procedural_info(contracts, settings.samples, seed),
@@ -115,16 +114,21 @@ def _distilled(
         steps=found.steps,
     )
     cache.store_arrays(key, {**found.arrays, INFO: np.array(info.to_text())})
-    return Synthetic(found.arrays, info, is_reliable(info), found.notes)
+    return Synthetic(found.arrays, info, found.notes)
 
 
 INFO = "ptqc.synthetic"  # no input's name: the key under which files say it too
 CONVERGED = 0.2  # of the loss of white noise
 
 
-def is_reliable(info: SyntheticInfo) -> bool:
-    """Whether the statistics fit far better than those of white noise do."""
+def has_converged(info: SyntheticInfo) -> bool:
+    """Whether samples were distilled until the statistics fitted far better than those of white noise do."""
     return bool(info.losses) and info.losses["end"] <= CONVERGED * info.losses["noise"]
+
+
+def tails_are_doubtful(info: SyntheticInfo) -> bool:
+    """Whether rare values of images are those of rules rather than of the network: they must not be clipped away."""
+    return not has_converged(info) and Kind.IMAGE in info.kinds
 
 
 def _united(distilled: Synthetic, rules: Synthetic) -> Synthetic:
@@ -137,4 +141,4 @@ def _united(distilled: Synthetic, rules: Synthetic) -> Synthetic:
     count = distilled.info.samples + rules.info.samples
     info = replace(distilled.info, samples=count, method=f"{distilled.info.method} and procedural")
     arrays = {name: np.concatenate([array, rules.arrays[name]]) for name, array in distilled.arrays.items()}
-    return Synthetic(arrays, info, reliable=False, notes=(note, *distilled.notes))
+    return Synthetic(arrays, info, (note, *distilled.notes))

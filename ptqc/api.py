@@ -111,7 +111,7 @@ def quantize(
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
     compiled = compile_graph(
-        loaded.model, description, source, restrictions, options, shown, found.limits, found.method
+        loaded.model, description, source, restrictions, options, shown, found.limits, found.cautious
     )
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")

@@ -37,6 +37,7 @@ from ptqc.targets.target import Target
 
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
+USEFUL_DB = 15.0  # below it, predictions usually change
 CORRECTION_BATCH = 1  # the runtime holds the tensors of all layers at a time
 
 
@@ -92,14 +93,15 @@ def compile_graph(
     options: QuantizeOptions,
     progress: Progress,
     limits: RangeLimits = AS_SEEN,
-    method: str | None = None,
+    cautious: bool = False,
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
     With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
     the first where the model has no output of real numbers.
 
-    ``limits`` are what is known of ranges beside the samples, ``method`` finds ranges in place of the options' one.
+    ``limits`` are what is known of ranges beside the samples; ``cautious`` ones are made up, so that ``auto`` clips
+    nothing that was seen unless the network is useless without.
 
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
@@ -109,10 +111,14 @@ def compile_graph(
     compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
-    method = method or options.calibration_method
-    if method != "auto":
-        (only,) = compiler.compiled(smoothed, smoothing, (method,))
+    if options.calibration_method != "auto":
+        (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
         return compiler.corrected(compiler.judged(only, canonical), canonical)
+    if cautious:
+        (first,) = compiler.compiled(smoothed, smoothing, ("minmax",))
+        first = compiler.judged(first, canonical)
+        if _fidelity(first) >= USEFUL_DB:
+            return compiler.corrected(first, canonical)
     tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
     equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
     if equalizing:

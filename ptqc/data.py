@@ -12,7 +12,7 @@ from ptqc.calibrate.open import open_source
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.calibrate.synthesis.info import SyntheticInfo, synthetic_info
-from ptqc.calibrate.synthetic import Synthetic, is_reliable, make_samples
+from ptqc.calibrate.synthetic import Synthetic, make_samples, tails_are_doubtful
 from ptqc.core.batch_statistics import METADATA_KEY
 from ptqc.core.errors import ModelError, OptionError
 from ptqc.core.options import QuantizeOptions
@@ -26,7 +26,6 @@ from ptqc.passes.pipeline import canonical_passes, run_passes
 # Classes that are seen with confidence have larger scores than made-up samples show: trials, docs/data-free.md.
 OUTPUT_FACTOR = 1.5
 ESTIMATING_METHOD, ESTIMATING_SEED, ESTIMATING_SAMPLES = "batch-norm-noise", 1 << 20, 64
-WITHOUT_TAILS = "minmax"  # the calibration method for samples whose tails cannot be trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +35,14 @@ class CalibrationData:
     Attributes:
         info: what made them, None for the user's own.
         limits: what is known of ranges beside the samples.
-        method: of calibration, in place of ``auto``; None leaves it.
+        cautious: nothing that was seen may be clipped, where that is not what breaks the network.
         notes: sentences for people on how they were made.
     """
 
     source: Source
     info: SyntheticInfo | None = None
     limits: RangeLimits = AS_SEEN
-    method: str | None = None
+    cautious: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +62,7 @@ def calibration_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, p
     source = open_source(data, input_specs(loaded.model), limit=options.samples, preprocessing=options.preprocess)
     if info is None:
         return CalibrationData(source)
-    return CalibrationData(source, info, _limits(info), None if is_reliable(info) else WITHOUT_TAILS)
+    return CalibrationData(source, info, _limits(info), tails_are_doubtful(info))
 
 
 def estimating_data(
@@ -167,7 +166,7 @@ def _described(made: tuple[Synthetic, tuple[InputContract, ...]], loaded: Loaded
     name = f"{info.source} by ptqc: {info.method}, seed {info.seed}"
     source = open_source(dict(synthetic.arrays), input_specs(loaded.model), name=name)
     notes = (*contract_notes(contracts), *synthetic.notes)
-    return CalibrationData(source, info, _limits(info), None if synthetic.reliable else WITHOUT_TAILS, notes)
+    return CalibrationData(source, info, _limits(info), tails_are_doubtful(info), notes)
 
 
 def _limits(info: SyntheticInfo) -> RangeLimits:

@@ -103,7 +103,7 @@ def distill(
             if progress is not None:
                 progress(f"distill, loss {loss:.3g}", step, settings.steps)
 
-        bounds = {name: bound for name in units if (bound := _bounds(network.contracts[name])) is not None}
+        bounds = {name: bound for name in units if (bound := _legal(network.contracts[name])) is not None}
         found, steps = minimise(problem, samples, units, bounds, piece, tell)
         if losses:
             losses["end"] = evaluate_statistics(problem, found, piece)
@@ -194,6 +194,11 @@ def _bounds(contract: InputContract) -> tuple[torch.Tensor, torch.Tensor] | None
     if not contract.low or not contract.high:
         return None
     return _by_channel(contract, contract.low), _by_channel(contract, contract.high)
+
+
+def _legal(contract: InputContract) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The range that holds after every step; none where the units are a guess, which the statistics may correct."""
+    return None if contract.assumed else _bounds(contract)
 
 
 def _unit(contract: InputContract, samples: torch.Tensor) -> torch.Tensor:

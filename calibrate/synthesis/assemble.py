@@ -69,9 +69,9 @@ def synthesize(
 
 def procedural_info(contracts: Sequence[InputContract], count: int, seed: int) -> SyntheticInfo:
     """What a file of such samples says of itself."""
-    ranges = {c.name: (min(c.low), max(c.high)) for c in contracts if c.low and c.high}
-    kinds = ", ".join(dict.fromkeys(str(contract.kind) for contract in contracts))
-    return SyntheticInfo("procedural", seed, count, f"procedural: {kinds}", ranges)
+    ranges = {c.name: (min(c.low), max(c.high)) for c in contracts if c.low and c.high and not c.assumed}
+    kinds = tuple(dict.fromkeys(str(contract.kind) for contract in contracts))
+    return SyntheticInfo("procedural", seed, count, f"procedural: {', '.join(kinds)}", ranges, kinds=kinds)
 
 
 def _checked(contracts: Sequence[InputContract], count: int) -> Sequence[InputContract]:

@@ -35,6 +35,7 @@ class SyntheticInfo:
             legal range are absent.
         losses: of a distillation: on ``noise``, at its ``start`` and at its ``end``.
         steps: of a distillation.
+        kinds: of the inputs, ``image`` and so on, each once.
     """
 
     source: str
@@ -44,6 +45,7 @@ class SyntheticInfo:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
+    kinds: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """As JSON."""
@@ -69,6 +71,7 @@ class SyntheticInfo:
                 ranges={_text(name): _limits(limits) for name, limits in _table(data["ranges"])},
                 losses={_word(name, LOSSES): _number(loss) for name, loss in _table(data["losses"])},
                 steps=_count(data["steps"]),
+                kinds=tuple(_text(kind) for kind in data["kinds"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the description is incomplete: {error}") from error
