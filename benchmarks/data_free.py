@@ -35,7 +35,7 @@ from ptqc.report.confidence import grade_of, lower_bound
 from ptqc.report.evaluate import evaluate
 from ptqc.targets.registry import find_target
 
-SECTION = "data-free"
+SECTION = "data-free-sources"
 QUICK = ("resnet8", "digits_resnet", "dtln_1")
 ESTIMATED_SEED = 0  # the confidence is measured for one seed of each source
 Say = Callable[[str], None]
@@ -136,9 +136,7 @@ class _Model:
         options, target = replace(self.subject.options, seed=seed), find_target("int8")
         canonical = self.loaded.model.clone()
         canonicalise(canonical, target, options)
-        return compile_graph(
-            canonical, target, data.source, restrictions_of(options), options, _silent, data.limits, data.cautious
-        )
+        return compile_graph(canonical, target, data.source, restrictions_of(options), options, _silent, data.limits)
 
     def estimated(self, compiled: Compiled) -> dict[str, Any]:
         """What ptqc would say of it: SQNR on samples that calibration has not seen, the lower bound, the grade."""

@@ -189,16 +189,15 @@ def _united(options: QuantizeOptions, loaded: LoadedModel) -> CalibrationData:
     distilled, _ = made_up(loaded, options, BATCH_NORM.method, None, options.seed, _silent)
     rules, _ = made_up(loaded, options, PROCEDURAL, None, options.seed, _silent)
     arrays = {name: np.concatenate([array, rules.arrays[name]]) for name, array in distilled.arrays.items()}
-    return replace(_with_info(arrays, distilled.info, loaded), cautious=True)
+    return _with_info(arrays, distilled.info, loaded)
 
 
 def _with_info(arrays: Feeds, info: SyntheticInfo, loaded: LoadedModel) -> CalibrationData:
-    from ptqc.calibrate.synthetic import tails_are_doubtful
     from ptqc.core.ranges import RangeLimits
     from ptqc.data import OUTPUT_FACTOR
 
     source = open_source(dict(arrays), input_specs(loaded.model))
-    return CalibrationData(source, info, RangeLimits(info.ranges, OUTPUT_FACTOR), tails_are_doubtful(info))
+    return CalibrationData(source, info, RangeLimits(info.ranges, OUTPUT_FACTOR))
 
 
 def _as_given(feeds: Feeds, loaded: LoadedModel) -> CalibrationData:

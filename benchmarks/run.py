@@ -1,8 +1,8 @@
 """Measures and writes the tables: ``python -m benchmarks.run [--only images,zoo] [--models a,b] [--quick]``.
 
 Figures go to ``benchmarks/results``, from there into the tables of README.md and docs/benchmarks.md. ``--quick`` looks
-at few models and little data, prints and writes nothing. The sections ``data-free*`` go on where an earlier run ended;
-``--force`` measures them anew.
+at few models and little data, prints and writes nothing. ``--only data-free`` goes on where an earlier run ended;
+``--force`` measures anew.
 """
 
 import os
@@ -13,10 +13,20 @@ from typing import Any
 
 import click
 
-from benchmarks import data_free, data_free_subjects, images, memory, results, tables, zoo
+from benchmarks import (
+    data_free,
+    data_free_costs,
+    data_free_sensitivity,
+    data_free_subjects,
+    images,
+    memory,
+    results,
+    tables,
+    zoo,
+)
 
-
-CONTINUED = ("data-free",)  # sections that keep what an earlier run measured
+DATA_FREE = "data-free"  # all sections whose names begin like that
+CONTINUED = (data_free.SECTION,)  # sections that keep what an earlier run measured
 
 
 def selected(section: str, quick: bool) -> tuple[str, ...]:
@@ -25,9 +35,13 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return images.QUICK if quick else images.MODELS
     if section == "zoo":
         return zoo.QUICK if quick else zoo.models()
-    if section == "data-free":
+    if section == data_free.SECTION:
         return data_free.QUICK if quick else data_free_subjects.subjects()
-    if section == "text":
+    if section == "data-free-sensitivity":
+        return data_free_sensitivity.MODELS[: 1 if quick else None]
+    if section == "data-free-cost":
+        return data_free_costs.MODELS[: 1 if quick else None]
+    if section in ("text", "data-free-text"):
         return ("pylm",) if quick else ("minilm_l6", "pylm")
     return memory.MODELS[1:] if quick else memory.MODELS
 
@@ -38,6 +52,14 @@ def measure_text(name: str, quick: bool, say: Callable[[str], None]) -> dict[str
 
     say(name)
     return {"rows": text.sentence_encoder() if name == "minilm_l6" else text.language_model()}
+
+
+def measure_text_without_data(name: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """One transformer: ``rows``: float, with data, without data for each seed."""
+    from benchmarks import text
+
+    say(name)
+    return {"rows": text.without_data(name, range(1 if quick else data_free_subjects.SEEDS))}
 
 
 def lines(name: str, record: dict[str, Any]) -> list[str]:
@@ -52,6 +74,12 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
         ]
     if "rows" in record:
         return [f"{name:24} {row}" for row in record["rows"]]
+    if "commands" in record or "correlations" in record:
+        return [
+            f"{name:24} {key}: {value}"
+            for part in ("commands", "correlations")
+            for key, value in record.get(part, {}).items()
+        ]
     if "peaks" in record:
         return [f"{name:24} peaks {record['peaks']} same bytes: {record['same_bytes']}"]
     return [f"{name:24} {variant:24} {line(found)}" for variant, found in record["variants"].items()]
@@ -90,11 +118,17 @@ def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) ->
         "zoo": zoo.measure,
         "memory": memory.measure,
         "text": measure_text,
-        "data-free": data_free.measure,
+        data_free.SECTION: data_free.measure,
+        "data-free-text": measure_text_without_data,
+        "data-free-sensitivity": data_free_sensitivity.measure,
+        "data-free-cost": data_free_costs.measure,
     }
-    unknown = [section for section in sections if section not in measures]
+    unknown = [section for section in sections if section not in measures and section != DATA_FREE]
     if unknown:
-        raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {', '.join(measures)}")
+        known = ", ".join([*measures, DATA_FREE])
+        raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {known}")
+    if DATA_FREE in sections:
+        sections += [section for section in measures if section.startswith(DATA_FREE)]
     for section, measure in measures.items():
         if only_tables or (sections and section not in sections):
             continue

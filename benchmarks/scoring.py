@@ -64,6 +64,20 @@ def _plain(value: Estimate | None) -> dict[str, float | None] | None:
     return {"value": float(value.value) if np.isfinite(value.value) else None, "low": finite[0], "high": finite[1]}
 
 
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, equal values at their mean rank; NaN where one of the two is constant."""
+    x, y = (_ranks(np.asarray(values, np.float64)) for values in (first, second))
+    if len(x) < 2 or x.std() == 0 or y.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks
+
+
 def kernels(model: Path) -> dict[str, Any]:
     """What the runtime made of a model: share of MACs in integer kernels, float islands and float ends."""
     fusion = check_fusion(model)

@@ -1,11 +1,12 @@
 """Markdown tables from the result files, put between markers in README.md and docs/benchmarks.md."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import data_free_tables, results
 from benchmarks.data import REPOSITORY
+from benchmarks.markdown import decibels, table, why_not
 from ptqc.graph.files import write_atomically
 
 Record = Mapping[str, Any]
@@ -43,12 +44,6 @@ def origin(section: str, found: Record) -> str:
         f"onnxruntime {machine['versions']['onnxruntime']}, {machine['latency']}; "
         f"{max(record['date'] for record in records)}{f', commit {commits}' if commits else ''}.*"
     )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first to the right."""
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def images_summary(records: Record) -> str:
@@ -140,17 +135,6 @@ def speed(found: Record) -> str:
     return "{ratio:.2f} ({ratio_low:.2f}..{ratio_high:.2f})".format(**found["speed"])
 
 
-def why_not(found: Record) -> str:
-    """The message of a refusal, fit for a cell."""
-    text = found.get("refused") or f"failed: {found.get('failed')}"
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def decibels(value: float | None) -> str:
-    """One decimal; infinite ones are None in the files."""
-    return "∞" if value is None else f"{value:.1f}"
-
-
 def zoo_detail(records: Record) -> str:
     """One row a model and tool; several outputs: the least and the greatest SQNR."""
     rows = []
@@ -194,11 +178,20 @@ def text_detail(records: Record) -> str:
 
 Table = tuple[str, Callable[[Record], str]]
 FILES: Mapping[str | Path, Mapping[str, Table]] = {
-    "README.md": {"images-summary": ("images", images_summary)},
+    "README.md": {
+        "images-summary": ("images", images_summary),
+        "data-free-summary": ("data-free-sources", data_free_tables.summary),
+    },
     "docs/benchmarks.md": {
         "images": ("images", images_detail),
         "zoo": ("zoo", zoo_detail),
         "memory": ("memory", memory_detail),
         "text": ("text", text_detail),
+        "data-free-sources": ("data-free-sources", data_free_tables.sources),
+        "data-free-zoo": ("data-free-sources", data_free_tables.zoo),
+        "data-free-confidence": ("data-free-sources", data_free_tables.confidence),
+        "data-free-text": ("data-free-text", data_free_tables.text),
+        "data-free-sensitivity": ("data-free-sensitivity", data_free_tables.sensitivity),
+        "data-free-cost": ("data-free-cost", data_free_tables.costs),
     },
 }

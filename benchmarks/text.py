@@ -70,6 +70,40 @@ def language_model(data: Path = DATA) -> list[dict[str, Any]]:
     return [{"model": "pylm", **one} for one in _forms(path, calibration, row)]
 
 
+def without_data(name: str, seeds: range, data: Path = DATA, model: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of ``minilm_l6`` or ``pylm``: float, calibrated on real text, and without data for each seed.
+
+    Each has ``spearman`` (x 100) or ``perplexity``, and SQNR in dB and cosine on real text.
+    """
+    if name == "minilm_l6":
+        text_models = _module(data / "get_text_models.py")
+        path, measure = model or _built_encoder(text_models), {"spearman": text_models.sts_eval}
+        pairs = np.load(data / "sts" / "sts_test.npz", allow_pickle=False)
+        calibration = list(_sentences(pairs, range(CALIBRATION_PAIRS)))
+        judged = list(_sentences(pairs, range(CALIBRATION_PAIRS, len(pairs["score"]), 4)))
+    else:
+        load = _module(data / "load.py")
+        path, measure = Path(load.path(name)), {"perplexity": lambda file: load.measure(name, file)}
+        calibration = [{"input_ids": ids[None]} for ids in load.calib(name)["input_ids"]]
+        judged = [{"input_ids": ids[None]} for ids in load.evalset(name)[0]["input_ids"][:64]]
+    sources = [("with data", calibration, 0), *(("without data", None, seed) for seed in seeds)]
+    with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
+        files = [("float", path, 0)]
+        for index, (form, samples, seed) in enumerate(sources):
+            file = Path(folder, f"{index}.onnx")
+            quantize(path, "int8", samples, options=QuantizeOptions(no_measure=True, threads=2, seed=seed)).save(file)
+            files.append((form, file, seed))
+        return [
+            {
+                "form": form,
+                "seed": seed,
+                **{key: function(file) for key, function in measure.items()},
+                **_fidelity(path, file, judged),
+            }
+            for form, file, seed in files
+        ]
+
+
 def _forms(path: Path, calibration: Sequence[Feeds], row: Any) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
         ours, theirs = Path(folder, "ptqc.onnx"), Path(folder, "onnxruntime.onnx")

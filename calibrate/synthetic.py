@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.cache import Cache, content_key
-from ptqc.calibrate.contract import InputContract, Kind
+from ptqc.calibrate.contract import InputContract
 from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, METHODS, PROCEDURAL, WAYS, NotDistillable
 from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
@@ -124,11 +124,6 @@ CONVERGED = 0.2  # of the loss of white noise
 def has_converged(info: SyntheticInfo) -> bool:
     """Whether samples were distilled until the statistics fitted far better than those of white noise do."""
     return bool(info.losses) and info.losses["end"] <= CONVERGED * info.losses["noise"]
-
-
-def tails_are_doubtful(info: SyntheticInfo) -> bool:
-    """Whether rare values of images are those of rules rather than of the network: they must not be clipped away."""
-    return not has_converged(info) and Kind.IMAGE in info.kinds
 
 
 def _united(distilled: Synthetic, rules: Synthetic) -> Synthetic:

@@ -110,9 +110,7 @@ def quantize(
         feeds = next(iter(source.batches(1))).feeds
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
-    compiled = compile_graph(
-        loaded.model, description, source, restrictions, options, shown, found.limits, found.cautious
-    )
+    compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(

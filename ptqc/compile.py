@@ -93,15 +93,14 @@ def compile_graph(
     options: QuantizeOptions,
     progress: Progress,
     limits: RangeLimits = AS_SEEN,
-    cautious: bool = False,
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
     With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
     the first where the model has no output of real numbers.
 
-    ``limits`` are what is known of ranges beside the samples; ``cautious`` ones are made up, so that ``auto`` clips
-    nothing that was seen unless the network is useless without.
+    ``limits`` are what is known of ranges beside the samples. Where they hold ranges open, that is the way, unless the
+    network is useless so: then tensors have to be clipped, or channels evened out.
 
     Raises ModelError where no node can become integer, DataError for bad values in the data.
     """
@@ -114,11 +113,12 @@ def compile_graph(
     if options.calibration_method != "auto":
         (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
         return compiler.corrected(compiler.judged(only, canonical), canonical)
-    if cautious:
-        (first,) = compiler.compiled(smoothed, smoothing, ("minmax",))
+    if limits.least_share:
+        (first,) = compiler.compiled(smoothed, smoothing, (CONSUMER_ERROR,))
         first = compiler.judged(first, canonical)
         if _fidelity(first) >= USEFUL_DB:
             return compiler.corrected(first, canonical)
+        compiler = replace(compiler, limits=replace(limits, least_share=0.0))
     tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
     equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
     if equalizing:

@@ -4,6 +4,7 @@ After Cai et al., "ZeroQ" (arXiv 2001.00281), with other losses and another star
 docs/data-free.md.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -86,7 +87,8 @@ def distill(
 
     Raises:
         NotDistillable: there are no statistics, or no class scores, as ``settings`` need; no input that can be
-            changed; or an operator without gradient lies between the inputs and all statistics.
+            changed; an operator without gradient lies between the inputs and all statistics; or the loss is no
+            number.
         ModelError: damaged statistics.
     """
     with torch_threads():
@@ -98,6 +100,12 @@ def distill(
         units = {name: _unit(network.contracts[name], samples[name]) for name in network.free}
         _check_gradient(problem, samples)
         losses = _losses_before(problem, samples, contracts, seed, piece)
+        if not all(map(math.isfinite, losses.values())):
+            raise NotDistillable(
+                f"--distill {settings.method} is not possible: its loss is no number",
+                why="activations or statistics of this model are too large to be squared",
+                fix="leave out --distill: procedural samples are used then",
+            )
 
         def tell(step: int, loss: float) -> None:
             if progress is not None:

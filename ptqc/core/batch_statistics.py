@@ -1,6 +1,7 @@
 """What a BatchNormalization knows of the data that a network was trained on, kept when it is folded away."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -59,7 +60,10 @@ class BatchStatistics:
         arrays = {name: np.asarray(data[name], np.float64) for name in _PARAMETERS}
         if any(array.ndim != 1 or array.shape != arrays["mean"].shape for array in arrays.values()):
             raise ValueError("the parameters of a BatchNormalization differ in size")
-        return cls(str(data["tensor"]), bool(data["normalized"]), float(data["epsilon"]), **arrays)
+        epsilon = float(data["epsilon"])
+        if not 0.0 <= epsilon < math.inf:
+            raise ValueError(f"{epsilon} is no epsilon")
+        return cls(str(data["tensor"]), bool(data["normalized"]), epsilon, **arrays)
 
 
 def read_statistics(text: str | None) -> tuple[BatchStatistics, ...]:

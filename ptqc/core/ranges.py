@@ -44,10 +44,13 @@ class RangeLimits:
         inputs: legal range of inputs, which their samples need not fill.
         output_factor: both ends of the ranges of outputs are moved out by it, as classes seen with confidence make
             larger scores than made-up ones.
+        least_share: ranges hold at least this share of what was seen, at either end: the rare values of made-up samples
+            are not those of real ones, so that nothing speaks for clipping just them. 0 leaves ranges as found.
     """
 
     inputs: Mapping[str, Range] = field(default_factory=dict)
     output_factor: float = 1.0
+    least_share: float = 0.0
 
     def applied(self, request: RangeRequest, found: Range, seen: Range) -> Range:
         """The range of ``request`` for what was found, by ``seen`` extremes where it must not be clipped."""
@@ -55,7 +58,7 @@ class RangeLimits:
             low, high = self.inputs[request.tensor]
             return min(low, 0.0), max(high, 0.0)
         if not request.full:
-            return found
+            return min(found[0], seen[0] * self.least_share), max(found[1], seen[1] * self.least_share)
         return request.bounded(seen[0] * self.output_factor, seen[1] * self.output_factor)
 
 
