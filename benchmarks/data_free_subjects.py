@@ -17,7 +17,7 @@ from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import Array
-from ptqc.data import CalibrationData, calibration_data, made_up
+from ptqc.data import CalibrationData, calibration_data, limits_of, made_up
 from ptqc.graph.load import LoadedModel
 
 Feeds = Mapping[str, Array]
@@ -193,11 +193,8 @@ def _united(options: QuantizeOptions, loaded: LoadedModel) -> CalibrationData:
 
 
 def _with_info(arrays: Feeds, info: SyntheticInfo, loaded: LoadedModel) -> CalibrationData:
-    from ptqc.core.ranges import RangeLimits
-    from ptqc.data import OUTPUT_FACTOR
-
     source = open_source(dict(arrays), input_specs(loaded.model))
-    return CalibrationData(source, info, RangeLimits(info.ranges, OUTPUT_FACTOR))
+    return CalibrationData(source, info, limits_of(info))
 
 
 def _as_given(feeds: Feeds, loaded: LoadedModel) -> CalibrationData:

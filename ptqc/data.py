@@ -62,7 +62,7 @@ def calibration_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, p
     source = open_source(data, input_specs(loaded.model), limit=options.samples, preprocessing=options.preprocess)
     if info is None:
         return CalibrationData(source)
-    return CalibrationData(source, info, _limits(info))
+    return CalibrationData(source, info, limits_of(info))
 
 
 def estimating_data(
@@ -166,8 +166,9 @@ def _described(made: tuple[Synthetic, tuple[InputContract, ...]], loaded: Loaded
     name = f"{info.source} by ptqc: {info.method}, seed {info.seed}"
     source = open_source(dict(synthetic.arrays), input_specs(loaded.model), name=name)
     notes = (*contract_notes(contracts), *synthetic.notes)
-    return CalibrationData(source, info, _limits(info), notes)
+    return CalibrationData(source, info, limits_of(info), notes)
 
 
-def _limits(info: SyntheticInfo) -> RangeLimits:
+def limits_of(info: SyntheticInfo) -> RangeLimits:
+    """What is known of the ranges of made-up samples beside what was seen."""
     return RangeLimits(info.ranges, OUTPUT_FACTOR, LEAST_SHARE if Kind.IMAGE in info.kinds else 0.0)
