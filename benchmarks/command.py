@@ -1,0 +1,43 @@
+"""Runs one command of ptqc in a fresh process and tells its time and peak memory.
+
+``python -m benchmarks.command WORDS`` is ``ptqc WORDS`` with one line more on standard error.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.data import REPOSITORY
+from benchmarks.worker import peak_megabytes
+
+MARK = "peak MB: "
+
+
+def run_command(words: Sequence[str]) -> dict[str, Any]:
+    """``seconds`` from start to end, imports included, and ``peak_mb``, without ptqc's cache; ``failed`` with the last
+    line of standard error for any exit code but 0."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.command", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "PTQC_CACHE": "", "ORT_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - start
+    lines = done.stderr.strip().splitlines()
+    if done.returncode != 0 or not lines or not lines[-1].startswith(MARK):
+        return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}
+    return {"seconds": seconds, "peak_mb": float(lines[-1].removeprefix(MARK))}
+
+
+if __name__ == "__main__":
+    from ptqc.cli.main import main
+
+    try:
+        main(sys.argv[1:])
+    finally:  # it ends with SystemExit
+        print(f"{MARK}{peak_megabytes()}", file=sys.stderr)
