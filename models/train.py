@@ -87,8 +87,8 @@ class Split:
         np.savez_compressed(path, **{INPUT: self.images, "labels": self.labels})
 
 
-def load_data() -> tuple[Split, Split]:
-    """Training and test set: the 8x8 digits enlarged to 16x16, split by class with a fixed seed."""
+def load_data() -> tuple[Split, Split, str]:
+    """Training and test set: the 8x8 digits enlarged to 16x16, split by class with a fixed seed; and their units."""
     digits = load_digits()
     images = torch.from_numpy(digits.images.astype(np.float32))[:, None] / 16
     images = nn.functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
@@ -100,7 +100,8 @@ def load_data() -> tuple[Split, Split]:
         random_state=SEED,
     )
     mean, deviation = train.mean(), train.std()
-    return Split((train - mean) / deviation, train_labels), Split((test - mean) / deviation, test_labels)
+    units = f"kind=image,mean={mean:.7g},std={deviation:.7g},scale=255"  # of pixels from 0 to 255, as ptqc reads it
+    return Split((train - mean) / deviation, train_labels), Split((test - mean) / deviation, test_labels), units
 
 
 def augment(images: Tensor) -> Tensor:
@@ -140,8 +141,11 @@ def accuracy(network: nn.Module, data: Split) -> float:
     return float((predicted == data.labels).mean())
 
 
-def export(network: nn.Module, recipe: Recipe, path: Path) -> None:
-    """Writes the network as ONNX with a free batch axis, unoptimized, so that BatchNormalization stays."""
+def export(network: nn.Module, recipe: Recipe, units: str, path: Path) -> None:
+    """Writes the network as ONNX with a free batch axis, unoptimized, so that BatchNormalization stays.
+
+    The metadata says in which ``units`` its images come.
+    """
     example = torch.zeros(2, 1, SIDE, SIDE)
     names = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": recipe.opset}
     with tempfile.TemporaryDirectory() as folder:
@@ -160,8 +164,9 @@ def export(network: nn.Module, recipe: Recipe, path: Path) -> None:
                 do_constant_folding=False,
                 **names,
             )
-        model = onnx.load(file)
-    path.write_bytes(strip(model).SerializeToString(deterministic=True))
+        model = strip(onnx.load(file))
+    onnx.helper.set_model_props(model, {f"ptqc.input.{INPUT}": units})
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -237,12 +242,12 @@ def main() -> None:
     names = parser.parse_args().names or list(RECIPES)
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
-    training, test = load_data()
+    training, test, units = load_data()
     training.first(CALIBRATION_SAMPLES).save(HERE / "digits_calib.npz")
     test.save(HERE / "digits_test.npz")
     for name in names:
         network = train(RECIPES[name], training)
-        export(network, RECIPES[name], HERE / f"{name}.onnx")
+        export(network, RECIPES[name], units, HERE / f"{name}.onnx")
         write_card(name, network, training, test)
         print(f"{name}: {accuracy(network, test):.2%} on {len(test.labels)} test images")
 
