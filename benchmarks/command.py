@@ -17,8 +17,8 @@ MARK = "peak MB: "
 
 
 def run_command(words: Sequence[str]) -> dict[str, Any]:
-    """``seconds`` from start to end, imports included, and ``peak_mb``, without ptqc's cache; ``failed`` with the last
-    line of standard error for any exit code but 0."""
+    """``seconds`` from start to end, imports included, and ``peak_mb``, without ptqc's cache; ``failed`` with what
+    it said on standard error for any exit code but 0."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.command", *words],
@@ -28,10 +28,10 @@ def run_command(words: Sequence[str]) -> dict[str, Any]:
         text=True,
     )
     seconds = time.perf_counter() - start
-    lines = done.stderr.strip().splitlines()
-    if done.returncode != 0 or not lines or not lines[-1].startswith(MARK):
-        return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}
-    return {"seconds": seconds, "peak_mb": float(lines[-1].removeprefix(MARK))}
+    said, _, peak = done.stderr.rpartition(MARK)
+    if done.returncode != 0 or not peak:
+        return {"failed": said.strip() or f"exit code {done.returncode}"}
+    return {"seconds": seconds, "peak_mb": float(peak)}
 
 
 if __name__ == "__main__":

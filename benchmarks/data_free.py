@@ -24,12 +24,10 @@ from benchmarks.data_free_subjects import (
 )
 from benchmarks.scoring import figures, outputs_of
 from ptqc.calibrate.contract import InputContract
-from ptqc.calibrate.contract_inference import find_contracts
-from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.compile import Compiled, canonicalise, compile_graph, restrictions_of
 from ptqc.core.errors import PtqcError
 from ptqc.core.types import Array
-from ptqc.data import CalibrationData, estimating_data
+from ptqc.data import CalibrationData, describe_inputs, estimating_data
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.report.confidence import grade_of, lower_bound
 from ptqc.report.evaluate import evaluate
@@ -51,6 +49,9 @@ def measure(name: str, quick: bool, say: Say) -> dict[str, Any]:
     except PtqcError as error:
         return {"refused": str(error)}
     record = {"statistics": model.has_statistics, "classifies": model.subject.classifies, "runs": runs}
+    kept = sorted({run["commit"] for seeds in runs.values() for run in seeds.values()})
+    if kept:
+        say(f"{name}: runs of commit {', '.join(kept)} are kept; --force measures them anew")
     for source, seed in model.missing(runs, quick):
         start = time.perf_counter()
         found = model.measured(source, seed)
@@ -92,8 +93,7 @@ class _Model:
     def of(cls, subject: Subject) -> "_Model":
         options = subject.options
         loaded = import_model(subject.path)
-        steps = None if options.preprocess is None else Preprocessing.parse(options.preprocess)
-        contracts = find_contracts(loaded.model, options.inputs, steps)
+        contracts = describe_inputs(loaded, options)
         expected = _outputs(subject, loaded.model)
         return cls(subject, loaded, contracts, _has_statistics(loaded.model), expected, {})
 

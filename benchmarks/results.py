@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -60,10 +61,12 @@ def comparable(section: str) -> dict[str, Any]:
     return records
 
 
-def drop(section: str, name: str) -> None:
-    """Removes one record, if it is there."""
+def drop(section: str, names: Sequence[str]) -> None:
+    """Removes records, where they are there."""
     found = load(section)
-    if found["records"].pop(name, None) is not None:
+    kept = {name: record for name, record in found["records"].items() if name not in names}
+    if len(kept) < len(found["records"]):
+        found["records"] = kept
         write_atomically(FOLDER / f"{section}.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

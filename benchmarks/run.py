@@ -129,13 +129,14 @@ def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) ->
         raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {known}")
     if DATA_FREE in sections:
         sections += [section for section in measures if section.startswith(DATA_FREE)]
-    for section, measure in measures.items():
-        if only_tables or (sections and section not in sections):
-            continue
-        for name in (name for name in selected(section, quick) if not names or name in names):
+    chosen = {} if only_tables else {name: one for name, one in measures.items() if not sections or name in sections}
+    wanted = {section: [n for n in selected(section, quick) if not names or n in names] for section in chosen}
+    if force and not quick:  # all at once, so that a run that was interrupted goes on without it
+        for section in CONTINUED:
+            results.drop(section, wanted.get(section, ()))
+    for section, measure in chosen.items():
+        for name in wanted[section]:
             start = time.perf_counter()
-            if force and not quick and section in CONTINUED:
-                results.drop(section, name)
             record = measure(name, quick, say)
             if not quick:
                 results.store(section, name, record)
