@@ -26,6 +26,7 @@ from ptqc.core.statistics import Statistics
 from ptqc.core.types import Array
 
 MAX_BYTES = 256 << 20
+_ARRAY = "array "
 
 
 def cache_folder() -> Path | None:
@@ -122,15 +123,16 @@ class Cache:
             return None
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (ValueError, OSError, zipfile.BadZipFile):
+                return {name.removeprefix(_ARRAY): stored[name] for name in stored.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
             return None
 
     def store_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Keeps arrays under ``key``."""
         if self.folder is not None:
             stream = io.BytesIO()
-            np.savez(stream, allow_pickle=False, **arrays)
+            named = {f"{_ARRAY}{name}": array for name, array in arrays.items()}  # no argument of savez itself
+            np.savez(stream, allow_pickle=False, **named)
             self._store_bytes("arrays", key, stream.getvalue())
 
     def _load(self, kind: str, key: str) -> dict[str, Any] | None:

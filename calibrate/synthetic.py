@@ -101,10 +101,9 @@ def _distilled(
         settings=repr(settings),
         seed=seed,
     )
-    stored = cache.load_arrays(key)
-    if stored is not None and set(stored) == {INFO, *(contract.name for contract in contracts)}:
-        info = SyntheticInfo.parse(str(stored.pop(INFO)))
-        return Synthetic(stored, info)
+    stored = _restored(cache.load_arrays(key), contracts, settings.samples)
+    if stored is not None:
+        return stored
     found = distill(model, contracts, settings, seed, progress)
     info = replace(
         procedural_info(contracts, settings.samples, seed),
@@ -113,11 +112,27 @@ def _distilled(
         losses=found.losses,
         steps=found.steps,
     )
-    cache.store_arrays(key, {**found.arrays, INFO: np.array(info.to_text())})
+    said = {INFO: np.array(info.to_text()), NOTES: np.array(found.notes, np.str_)}
+    cache.store_arrays(key, {**found.arrays, **said})
     return Synthetic(found.arrays, info, found.notes)
 
 
-INFO = "ptqc.synthetic"  # no input's name: the key under which files say it too
+def _restored(stored: dict[str, Array] | None, contracts: Sequence[InputContract], samples: int) -> Synthetic | None:
+    """A set from the cache; None where it is not there, or is not what was asked for."""
+    wanted = {contract.name: (samples, *contract.sample_shape) for contract in contracts}
+    if stored is None or set(stored) != {INFO, NOTES, *wanted}:
+        return None
+    text, notes = stored.pop(INFO), stored.pop(NOTES)
+    if {name: array.shape for name, array in stored.items()} != wanted:
+        return None
+    try:
+        info = SyntheticInfo.parse(str(text))
+    except ValueError:
+        return None
+    return Synthetic(stored, info, tuple(map(str, notes)))
+
+
+INFO, NOTES = "ptqc.synthetic", "ptqc.notes"  # no names of inputs; files have the first one too
 CONVERGED = 0.2  # of the loss of white noise
 
 

@@ -35,6 +35,7 @@ DEVIATION_OF_RANGE = 0.235
 # one CPU core, in which ResNet-20 takes 32 samples and 100 steps.
 WORK, MACS_OF_ELEMENT = 4.4e9, 160
 FEWEST_SAMPLES, FEWEST_STEPS = 8, 40
+MOST_NAMED = 5  # operators in a message
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,12 +222,17 @@ def _check_gradient(problem: Problem, samples: Mapping[str, torch.Tensor]) -> No
     """NotDistillable where no loss depends on the inputs through operators with gradients."""
     network = problem.network
     one = {name: x[:1].clone().requires_grad_(name in network.free) for name, x in samples.items()}
-    outputs = network.run(one)
-    if any(outputs[name].requires_grad for name in network.tensors):
-        return
-    reasons = list(network.executor.islands.values())
+    outputs = [out for out in network.run(one).values() if out.requires_grad]
+    if outputs:
+        free = [one[name] for name in network.free]
+        found = torch.autograd.grad([out.square().sum() for out in outputs], free, allow_unused=True)
+        if any(gradient is not None and bool(gradient.any()) for gradient in found):
+            return
+    stops = network.stops(one)
     raise NotDistillable(
         f"--distill {problem.settings.method} is not possible: no gradient reaches the inputs",
-        why="; ".join(reasons) or "no operator between them and the statistics has one",
+        why=f"operators without gradient lie between: {', '.join(stops[:MOST_NAMED])}"
+        if stops
+        else "nothing that is known depends on them",
         fix="leave out --distill: procedural samples are used then",
     )

@@ -9,11 +9,13 @@ import torch
 
 from ptqc.calibrate.contract import InputContract, Kind
 from ptqc.core.batch_statistics import METADATA_KEY, BatchStatistics, read_statistics
+from ptqc.core.errors import quoted
 from ptqc.core.types import Array
 from ptqc.execute.torch_executor.executor import TorchExecutor
 
 # What can be changed little by little; tokens cannot.
 CONTINUOUS = (Kind.IMAGE, Kind.AUDIO, Kind.SPECTRUM, Kind.VECTOR)
+FLAT = ("Ceil", "Floor", "Round", "Sign")  # their gradient is zero
 PIECE_BYTES = 128 << 20  # of activations kept for the gradient
 
 
@@ -85,6 +87,19 @@ class Network:
 
     def _call(self, samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: x[0] if self.contracts[name].stacked else x for name, x in samples.items()}
+
+    def stops(self, samples: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+        """The operators at which gradients of ``samples`` end, in the order of the graph, for people."""
+        environment, found = self.executor.start(self._call(samples)), []
+        for step in self.executor.steps:
+            inputs = self.executor.read(step, environment)
+            outputs = self.executor.compute(step, inputs, environment)
+            reached = any(isinstance(one, torch.Tensor) and one.requires_grad for one in inputs)
+            leaves = any(isinstance(one, torch.Tensor) and one.requires_grad for one in outputs)
+            if reached and (not leaves or step.call.op in FLAT):
+                found.append(f"{step.call.op} {quoted(step.call.name or step.outputs[0], 60)}")
+            self.executor.store(step, outputs, environment)
+        return tuple(found)
 
     def piece(self, samples: Mapping[str, torch.Tensor]) -> int:
         """How many samples fit into PIECE_BYTES of activations, found by running one."""

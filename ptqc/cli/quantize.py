@@ -137,6 +137,8 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
             raise OptionError(f"--metric {options['metric']} is no accuracy", why=why, fix="see --min-sqnr")
     if not model.exists():
         raise ModelError("there is no such file", where=quoted(model), fix="check the path of the model")
+    if gates.min_confidence is not None:
+        _check_made_up(data)
     check_output_path(output, (model,), force=force)
     if report_path is not None:
         check_output_path(report_path, (model, output), force=True)
@@ -153,6 +155,16 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
         if not keep:
             click.echo("no output was written; --keep-failed writes it", err=True)
         click.get_current_context().exit(failure.exit_code)
+
+
+def _check_made_up(data: Path | None) -> None:
+    """OptionError for ``--min-confidence`` with data of the user's: said now, not after the work."""
+    from ptqc.calibrate.synthesis.info import synthetic_info
+
+    if data is not None and synthetic_info(data) is None:
+        why = "a grade is given to results without real data only"
+        fix = "leave out one of them; --max-drop and --min-sqnr judge by data"
+        raise OptionError("--min-confidence contradicts --data", why=why, fix=fix)
 
 
 def _quantize(model: Path, target: str, data: Path | None, options: dict[str, Any], progress: Progress) -> "Result":

@@ -34,7 +34,7 @@ def grade_of(bound: float, distilled: bool) -> str:
 def lower_bound(estimate: float, distilled: bool) -> float:
     """The greatest multiple of STEP_DB that real data will hardly fall below, for an estimate in dB."""
     if not math.isfinite(estimate):
-        return 0.0 if estimate < 0 else 99.0
+        return 99.0 if estimate > 0 else 0.0  # NaN promises nothing
     optimism = OPTIMISM_DISTILLED if distilled else OPTIMISM_PROCEDURAL
     return max(0.0, STEP_DB * math.floor((estimate - optimism) / STEP_DB))
 

@@ -136,16 +136,19 @@ def test_tokens_cannot_be_distilled():
     assert "'t' (tokens)" in caught.value.why
 
 
-def test_an_operator_without_gradient_is_named():
-    text = CLASSIFIER.replace(
-        "a = Conv <pads=[1,1,1,1]> (x, w1)",
-        "q = Round(x) z = NonZero(q) "
-        "k = Shape(z) l = Cast <to=1> (k) m = ReduceMean <keepdims=0> (l) "
-        "o = Expand(m, s) a = Conv <pads=[1,1,1,1]> (o, w1)",
-    )
-    text = text.replace("float[6,3,3,3] w1", "int64[4] s = {1,3,8,8}, float[6,3,3,3] w1")
-    with pytest.raises(NotDistillable, match="no gradient reaches the inputs"):
+@pytest.mark.parametrize(
+    ("chain", "named"),
+    [
+        ("[flat] q = Round(x)", "Round 'flat'"),
+        ("[whole] i = Cast <to=7> (x) q = Cast <to=1> (i)", "Cast 'whole'"),
+        ("[which] i = ArgMax <axis=1> (x) k = Cast <to=1> (i) q = Concat <axis=1> (k, k, k)", "ArgMax 'which'"),
+    ],
+)
+def test_an_operator_without_gradient_is_named(chain, named):
+    text = CLASSIFIER.replace("a = Conv <pads=[1,1,1,1]> (x", f"{chain} a = Conv <pads=[1,1,1,1]> (q")
+    with pytest.raises(NotDistillable, match="no gradient reaches the inputs") as caught:
         _distilled(network(text))
+    assert caught.value.why == f"operators without gradient lie between: {named}"
 
 
 def test_a_loss_beyond_numbers_is_refused():
