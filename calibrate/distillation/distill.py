@@ -34,7 +34,7 @@ DEVIATION_OF_RANGE = 0.235
 # Elements of activations in all samples and steps, each counted as MACS_OF_ELEMENT multiply-accumulates: about 40 s of
 # one CPU core, in which ResNet-20 takes 32 samples and 100 steps.
 WORK, MACS_OF_ELEMENT = 4.4e9, 160
-FEWEST_SAMPLES, FEWEST_STEPS = 8, 40
+FEWEST_SAMPLES, FEWEST_STEPS = 12, 40
 MOST_NAMED = 5  # operators in a message
 
 

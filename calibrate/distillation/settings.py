@@ -50,7 +50,7 @@ BATCH_NORM = Settings("batch-norm")
 # For estimates and sensitivities: the class term saturates the softmax, the procedural start is that of the data which
 # is to be judged.
 BATCH_NORM_NOISE = replace(
-    BATCH_NORM, method="batch-norm-noise", class_weight=0.0, variation_weight=0.0, procedural_start=False
+    BATCH_NORM, method="batch-norm-noise", class_weight=0.0, variation_weight=0.0, procedural_start=False, steps=60
 )
 
 # Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (arXiv 2001.00281), as in its published code:
