@@ -1,6 +1,7 @@
 """What tests of several packages share: the folder of real models and data."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,12 @@ def data_root() -> Path:
 def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run what they test, also in processes that they start; those of the cache ask for one."""
     monkeypatch.setenv("PTQC_CACHE", "")
+
+
+@pytest.fixture
+def quick_distillation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method of distillation with few samples and steps, for tests of what is done with them."""
+    from ptqc.calibrate.distillation.settings import METHODS
+
+    for name, settings in list(METHODS.items()):
+        monkeypatch.setitem(METHODS, name, replace(settings, samples=6, steps=8))
