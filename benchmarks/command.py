@@ -3,6 +3,7 @@
 ``python -m benchmarks.command WORDS`` is ``ptqc WORDS`` with one line more on standard error.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 from benchmarks.data import REPOSITORY
 from benchmarks.worker import peak_megabytes
 
-MARK = "peak MB: "
+MARK = "measured: "
 
 
 def run_command(words: Sequence[str]) -> dict[str, Any]:
-    """``seconds`` from start to end, imports included, and ``peak_mb``, without ptqc's cache; ``failed`` with what
-    it said on standard error for any exit code but 0."""
+    """``seconds`` from start to end, imports included, ``cpu_seconds`` and ``peak_mb``, without ptqc's cache.
+
+    ``failed`` with what it said on standard error for any exit code but 0.
+    """
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.command", *words],
@@ -28,10 +31,10 @@ def run_command(words: Sequence[str]) -> dict[str, Any]:
         text=True,
     )
     seconds = time.perf_counter() - start
-    said, _, peak = done.stderr.rpartition(MARK)
-    if done.returncode != 0 or not peak:
+    said, _, told = done.stderr.rpartition(MARK)
+    if done.returncode != 0 or not told:
         return {"failed": said.strip() or f"exit code {done.returncode}"}
-    return {"seconds": seconds, "peak_mb": float(peak)}
+    return {"seconds": seconds, **json.loads(told)}
 
 
 if __name__ == "__main__":
@@ -40,4 +43,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     finally:  # it ends with SystemExit
-        print(f"{MARK}{peak_megabytes()}", file=sys.stderr)
+        told = {"cpu_seconds": time.process_time(), "peak_mb": peak_megabytes()}
+        print(f"{MARK}{json.dumps(told)}", file=sys.stderr)
