@@ -14,6 +14,7 @@ from ptqc.calibrate.distillation.settings import Settings
 from ptqc.core.batch_statistics import VARIANCE_FLOOR, BatchStatistics
 
 Tensor = torch.Tensor
+RESOLUTION = 1e-4  # of deviations, as a share of the mean
 
 
 class _Moments(torch.autograd.Function):
@@ -57,14 +58,16 @@ class Target:
     @classmethod
     def of(cls, statistics: BatchStatistics, relative: bool) -> "Target":
         """The target for a relative or an absolute loss."""
-        factor = torch.from_numpy(statistics.factor.copy())
-        alive = factor > 0
+        factor, center = torch.from_numpy(statistics.factor.copy()), torch.from_numpy(statistics.center.copy())
+        variance = torch.from_numpy(statistics.variance.copy())
+        deviation = torch.sqrt(variance + VARIANCE_FLOOR)
+        # Float32 does not show a deviation far below the mean; nor does it matter.
+        alive = (variance > VARIANCE_FLOOR) & (factor * deviation > RESOLUTION * center.abs())
         safe = torch.where(alive, factor, torch.ones_like(factor))
-        deviation = torch.sqrt(torch.from_numpy(statistics.variance.copy()) + VARIANCE_FLOOR)
         weight = alive.double() if relative else alive.double() * deviation.square()
         return cls(
             statistics.tensor,
-            torch.from_numpy(statistics.center.copy()),
+            center,
             safe * deviation,
             safe.square() * VARIANCE_FLOOR,
             weight,

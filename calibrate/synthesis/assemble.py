@@ -71,7 +71,9 @@ def procedural_info(contracts: Sequence[InputContract], count: int, seed: int) -
     """What a file of such samples says of itself."""
     ranges = {c.name: (min(c.low), max(c.high)) for c in contracts if c.low and c.high and not c.assumed}
     kinds = tuple(dict.fromkeys(str(contract.kind) for contract in contracts))
-    return SyntheticInfo("procedural", seed, count, f"procedural: {', '.join(kinds)}", ranges, kinds=kinds)
+    assumed = any(contract.assumed for contract in contracts)
+    method = f"procedural: {', '.join(kinds)}"
+    return SyntheticInfo("procedural", seed, count, method, ranges, kinds=kinds, assumed=assumed)
 
 
 def _checked(contracts: Sequence[InputContract], count: int) -> Sequence[InputContract]:

@@ -36,6 +36,7 @@ class SyntheticInfo:
         losses: of a distillation: on ``noise``, at its ``start`` and at its ``end``.
         steps: of a distillation.
         kinds: of the inputs, ``image`` and so on, each once.
+        assumed: the units of some input are a guess.
     """
 
     source: str
@@ -46,6 +47,7 @@ class SyntheticInfo:
     losses: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     kinds: tuple[str, ...] = ()
+    assumed: bool = False
 
     def to_text(self) -> str:
         """As JSON."""
@@ -72,6 +74,7 @@ class SyntheticInfo:
                 losses={_word(name, LOSSES): _number(loss) for name, loss in _table(data["losses"])},
                 steps=_count(data["steps"]),
                 kinds=tuple(_text(kind) for kind in data["kinds"]),
+                assumed=data["assumed"] is True,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the description is incomplete: {error}") from error

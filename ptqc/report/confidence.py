@@ -2,7 +2,8 @@
 
 Only samples distilled with another seed, from noise and without class term, ranked good configurations in trials;
 samples made by rules tell no more than disasters from the rest. So the estimate is printed as a lower bound in steps of
-3 dB, and networks without statistics never get a grade above C. See docs/data-free.md for how it was calibrated.
+3 dB; networks without statistics, and inputs in units that are a guess, never get a grade above C. How it was
+calibrated: docs/data-free.md.
 """
 
 import math
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.source import Source
 from ptqc.calibrate.synthesis.info import SyntheticInfo
+from ptqc.calibrate.synthetic import has_converged
 from ptqc.core.plan import QuantPlan
 from ptqc.execute.tensors import TensorRunner
 from ptqc.report.evaluate import evaluate
@@ -22,13 +24,13 @@ STEP_DB = 3.0
 OPTIMISM_DISTILLED, OPTIMISM_PROCEDURAL = 2.0, 6.0
 GRADES = (("A", 24.0), ("B", 18.0), ("C", 12.0))  # least bounds
 WORST = "D"
-BEST_BY_RULES = "C"
+BEST_UNFOUNDED = "C"
 
 
-def grade_of(bound: float, distilled: bool) -> str:
-    """The grade of a lower bound in dB; at most BEST_BY_RULES for an estimate on samples made by rules."""
+def grade_of(bound: float, founded: bool) -> str:
+    """The grade of a lower bound in dB; at most BEST_UNFOUNDED for samples made by rules or in assumed units."""
     grade = next((name for name, least in GRADES if bound >= least), WORST)
-    return grade if distilled else max(grade, BEST_BY_RULES)
+    return grade if founded else max(grade, BEST_UNFOUNDED)
 
 
 def lower_bound(estimate: float, distilled: bool) -> float:
@@ -58,12 +60,13 @@ def measure_confidence(
     if not any(out.dtype is not None and out.dtype.is_floating_point() for out in original.graph.outputs):
         return None
     (figure,) = evaluate(compiled, samples, ("sqnr",), original, threads)
-    distilled = made.source == "distilled"
+    distilled = has_converged(made)
     bound = lower_bound(figure.estimate.value, distilled)
+    basis = f"{made.samples} samples {'distilled from the network' if distilled else 'made by rules'}"
     return Confidence(
-        grade=grade_of(bound, distilled),
+        grade=grade_of(bound, distilled and not calibration.assumed),
         bound_db=bound,
-        basis=f"{made.samples} samples {'distilled from the network' if distilled else 'made by rules'}",
+        basis=f"{basis}, in units that are assumed" if calibration.assumed else basis,
         losses=calibration.losses,
         coverage=find_coverage(canonical, plan, samples, threads),
     )
