@@ -12,9 +12,9 @@ help: ## list the targets
 
 setup: $(VENV)/dev.stamp ## make .venv with all that development needs (PYTHON=python3.12 chooses another Python)
 
-demo: $(VENV)/run.stamp ## quantize models/digits_resnet.onnx to int8 and print the report (installs what is needed)
+demo: $(VENV)/run.stamp ## quantize models/digits_resnet.onnx to int8 without data, judge it on real images (installs what is needed)
 	@mkdir -p build
-	$(BIN)/ptqc quantize models/digits_resnet.onnx --target int8 --data models/digits_calib.npz \
+	$(BIN)/ptqc quantize models/digits_resnet.onnx --target int8 \
 		--eval-data models/digits_test.npz -o build/digits_resnet.int8.onnx --force --report build/digits_resnet.json
 	@echo "The model is build/digits_resnet.int8.onnx, the report as a web page:"
 	@echo "  $(BIN)/ptqc report build/digits_resnet.json --html build/digits_resnet.html"
