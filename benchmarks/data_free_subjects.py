@@ -64,9 +64,14 @@ class Subject:
     classifies: bool
 
     @property
+    def labelled(self) -> bool:
+        """One of the models whose accuracy is published: every source is drawn several times."""
+        return self.name in images.MODELS
+
+    @property
     def seeds(self) -> int:
-        """How many are run of what the name of a source stands for."""
-        return SEEDS if self.name in images.MODELS else 1
+        """How many sets are drawn from a source."""
+        return SEEDS if self.labelled else 1
 
     def seeds_of(self, source: str) -> range:
         """Sources that are there for comparison only get one seed where a run takes long."""
@@ -134,9 +139,9 @@ def calibration_of(
 
 
 def real_samples(subject: Subject, seed: int) -> Feeds:
-    """A random choice that leaves at least a quarter out; all of them where one seed is run."""
+    """A random choice that leaves at least a quarter out; all of them where only one set is drawn."""
     have = len(next(iter(subject.calibration.values())))
-    if subject.seeds == 1:
+    if not subject.labelled:
         return subject.calibration
     chosen = np.random.default_rng([seed, 3]).permutation(have)[: min(REAL_SAMPLES, have * 3 // 4)]
     return {name: array[np.sort(chosen)] for name, array in subject.calibration.items()}
