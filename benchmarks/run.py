@@ -24,6 +24,7 @@ from benchmarks import (
     tables,
     zoo,
 )
+from benchmarks.markdown import decibels
 
 DATA_FREE = "data-free"  # all sections whose names begin like that
 CONTINUED = (data_free.SECTION,)  # sections that keep what an earlier run measured
@@ -93,7 +94,7 @@ def line(found: dict[str, Any]) -> str:
     if "top1" in found:
         parts = [f"top-1 {found['top1']['value']:.2%} {tables.difference(found)}"]
         parts.append(f"agree {found['agreement']['value']:.2%}")
-    parts.append(f"sqnr {tables.decibels(found['sqnr_db']['value'])} speed {tables.speed(found)}")
+    parts.append(f"sqnr {decibels(found['sqnr_db']['value'])} speed {tables.speed(found)}")
     parts.append(f"size {found['size']:.3f} int {found['integer_macs']:.1%} islands {len(found['islands'])}")
     return " ".join([*parts, f"{found['seconds']:.0f} s {found['peak_mb']:.0f} MB"])
 
