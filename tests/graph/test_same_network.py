@@ -59,8 +59,9 @@ def test_other_layers_are_another_network(before, after):
 
 
 def test_each_layer_needs_a_counterpart_of_its_own():
-    twice = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float[3,3,1,1] w> { a = Conv(x, w) b = Relu(a) y = Conv(b, w) }"""
-    once = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float[3,3,1,1] w> { a = Conv(x, w) y = Relu(a) }"""
+    head = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float[3,3,1,1] w> "
+    twice = head + "{ a = Conv(x, w) b = Relu(a) y = Conv(b, w) }"
+    once = head + "{ a = Conv(x, w) y = Relu(a) }"
     check_same_network(canonical(network(once)), canonical(network(twice)), "other.onnx")
     with pytest.raises(ModelError, match="another network"):
         check_same_network(canonical(network(twice)), canonical(network(once)), "other.onnx")
