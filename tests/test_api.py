@@ -81,7 +81,6 @@ def test_every_node_of_the_canonical_graph_is_in_the_report(proto):
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"data": None}, DataError, "no calibration data"),
         ({"data": []}, DataError, "the data set is empty"),
         ({"data": [{"z": DATA[0]["x"], "q": DATA[0]["x"]}]}, DataError, "'x'"),
         ({"data": [{"x": np.full((2, 3), np.nan, np.float32)}]}, DataError, "NaN"),

@@ -15,6 +15,9 @@ precision = "w8a8"
 op-types = ["Conv", "Gemm"]
 max-size = "60%"
 min-sqnr = 20
+min-confidence = "B"
+distill = "batch-norm"
+stats-from = "training.onnx"
 no-measure = true
 
 [preprocess]
@@ -51,6 +54,9 @@ def test_all_kinds_of_values(tmp_path):
         "op_types": "Conv,Gemm",
         "max_size": "60%",
         "min_sqnr": "20",
+        "min_confidence": "B",
+        "distill": "batch-norm",
+        "stats_from": str(tmp_path / "training.onnx"),
         "no_measure": True,
         "preprocess": "resize=256x256,crop=224x224,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,color=BGR,"
         "resize_mode=shorter,interpolation=bilinear",

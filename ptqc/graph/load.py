@@ -18,7 +18,7 @@ from ptqc.graph.opset import canonical_opset, set_ir_version, standard_opset
 from ptqc.graph.protos import check_protos
 from ptqc.graph.read import read_file
 from ptqc.graph.reasons import reason_of
-from ptqc.graph.refuse import refuse_not_finite, refuse_quantized
+from ptqc.graph.refuse import refuse_bad_variances, refuse_not_finite, refuse_quantized
 from ptqc.graph.shapes import infer_shapes
 from ptqc.graph.versions import CANONICAL_OPSET
 from ptqc.graph.walk import Names, constant_tensor, graph_hash, graphs, is_op, replace_all_uses, subgraphs
@@ -182,6 +182,7 @@ def _normalize(model: ir.Model, allow_quantized: bool) -> tuple[ir.Model, tuple[
         infer_shapes(model)
     set_ir_version(model)
     refuse_not_finite(model)
+    refuse_bad_variances(model)
     notes.extend(_kept_in_float(model))
     return model, tuple(note for note in notes if note)
 

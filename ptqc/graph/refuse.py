@@ -94,6 +94,25 @@ def refuse_not_finite(model: ir.Model) -> None:
                 )
 
 
+def refuse_bad_variances(model: ir.Model) -> None:
+    """ModelError for a BatchNormalization whose constant variance has no root; it names the node and the tensor."""
+    for graph in graphs(model):
+        for node in graph:
+            if not is_op(node, "BatchNormalization") or len(node.inputs) < 5 or node.inputs[4] is None:
+                continue
+            tensor = node.inputs[4].const_value
+            if tensor is None:
+                continue
+            lowest = tensor.numpy().astype(np.float64).reshape(-1) + node.attributes.get_float("epsilon", 1e-5)
+            if lowest.size and lowest.min() <= 0.0:
+                raise ModelError(
+                    f"the variance of channel {int(lowest.argmin())} is not positive",
+                    where=f"tensor {quoted(node.inputs[4].name)}, read by BatchNormalization {quoted(node.name)}",
+                    why="its outputs are no numbers",
+                    fix="train or export the model again",
+                )
+
+
 def _weighted_reader(value: ir.Value) -> ir.Node | None:
     """The first node that multiplies by the constant, directly or after it was only moved."""
     waiting = [value]

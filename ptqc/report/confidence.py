@@ -62,7 +62,7 @@ def measure_confidence(
     (figure,) = evaluate(compiled, samples, ("sqnr",), original, threads)
     distilled = has_converged(made)
     bound = lower_bound(figure.estimate.value, distilled)
-    basis = f"{made.samples} samples {'distilled from the network' if distilled else 'made by rules'}"
+    basis = f"{made.samples} samples {_how(made)}"
     return Confidence(
         grade=grade_of(bound, distilled and not calibration.assumed),
         bound_db=bound,
@@ -70,6 +70,12 @@ def measure_confidence(
         losses=calibration.losses,
         coverage=find_coverage(canonical, plan, samples, threads),
     )
+
+
+def _how(made: SyntheticInfo) -> str:
+    if made.source != "distilled":
+        return "made by rules"
+    return "distilled from the network" + ("" if has_converged(made) else ", but not to the end")
 
 
 def find_coverage(canonical: ir.Model, plan: QuantPlan, samples: Source, threads: int) -> tuple[Coverage, ...]:

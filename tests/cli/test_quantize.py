@@ -96,7 +96,7 @@ def test_every_option_reaches_the_pipeline(ptqc, calls, net):
         "--data d.npz --samples 5 --preprocess resize=8 --calibration-method mse --format qoperator --prefer latency "
         "--cpu avx2 --keep-float head* --keep-float tail --precision a*=float --precision w8a8 --op-types Conv,Gemm "
         "--activations dynamic --pass m:C@after=x --check-passes --seed 3 --threads 2 --eval-data e.npz "
-        "--metric top5 --no-measure --input a:range=0:1 --input b:kind=mask"
+        "--metric top5 --no-measure --input a:range=0:1 --input b:kind=mask --distill class --stats-from s.onnx"
     )
     assert ptqc("quantize", net, *text.split()).exit_code == 0
     (_, _, data, options) = calls[0]
@@ -105,6 +105,8 @@ def test_every_option_reaches_the_pipeline(ptqc, calls, net):
         samples=5,
         preprocess="resize=8",
         inputs=("a:range=0:1", "b:kind=mask"),
+        distill="class",
+        stats_from=Path("s.onnx"),
         calibration_method="mse",
         format="qoperator",
         prefer="latency",
@@ -125,7 +127,7 @@ def test_every_option_reaches_the_pipeline(ptqc, calls, net):
 
 def test_command_line_and_python_have_the_same_options_and_defaults(ptqc, calls, net):
     outside = {"model", "target", "data", "output", "report", "force", "keep_failed", "config"}
-    outside |= {"max_drop", "min_sqnr", "max_size", "min_speedup", "as_json", "verbose", "quiet"}
+    outside |= {"max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence", "as_json", "verbose", "quiet"}
     assert {p.name for p in command.params} - outside == {field.name for field in fields(QuantizeOptions)}
     ptqc("quantize", net)
     assert calls[0][3] == QuantizeOptions()

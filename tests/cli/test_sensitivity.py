@@ -62,7 +62,33 @@ def test_widths_that_name_nothing(ptqc, given):
     assert "--bits" in result.stderr
 
 
-def test_without_data(ptqc, models):
-    result = ptqc("sensitivity", models / "digits_resnet.onnx", "--json")
+@pytest.mark.usefixtures("quick_distillation")
+@pytest.mark.parametrize(
+    ("args", "made", "samples"),
+    [
+        ((), "distilled by ptqc: batch-norm-noise, seed 0", 6),
+        (("--samples", 4, "--seed", 2), "distilled by ptqc: batch-norm-noise, seed 2", 4),
+        (("--distill", "batch-norm"), "distilled by ptqc: batch-norm, seed 0", 6),
+        (("--distill", "none", "--samples", 5), "procedural by ptqc", 5),
+    ],
+)
+def test_without_data(ptqc, models, args, made, samples):
+    result = ptqc("sensitivity", models / "digits_resnet.onnx", "--bits", "4", "--activation-bits", "", "--json", *args)
+    assert result.exit_code == 0, result.stderr
+    table = CostTable.from_json(json.loads(result.stdout))
+    assert len(table.costs) == 10 and all(cost.sensitivity > 0 for cost in table.costs)
+    assert table.measured_on.samples == samples
+    assert made in table.measured_on.description
+
+
+@pytest.mark.usefixtures("quick_distillation")
+def test_without_data_nor_statistics(ptqc, models):
+    result = ptqc("sensitivity", models / "digits_vit.onnx", "--samples", 3, "--bits", "4", "--activation-bits", "")
+    assert result.exit_code == 0, result.stderr
+    assert "on procedural by ptqc" in result.stderr
+
+
+def test_data_contradicts_ways_to_make_it(ptqc, given):
+    result = ptqc("sensitivity", *given, "--distill", "batch-norm")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"] == "DataError"
+    assert "--distill contradicts --data" in result.stderr
