@@ -148,14 +148,19 @@ def _with_known_units(
     contracts: tuple[InputContract, ...], others: tuple[InputContract, ...]
 ) -> tuple[InputContract, ...]:
     """``contracts``, with units of pixels that were assumed replaced by those of the export that has statistics."""
-    known = {one.name: one for one in others if one.preprocessing is not None and "assumed" not in one.origin}
+    known = {one.name: one for one in others if one.preprocessing is not None and not one.assumed}
     found = []
     for contract in contracts:
         other = known.get(contract.name)
-        if other is not None and contract.preprocessing is not None and "assumed" in contract.origin:
-            origin = f"{other.origin} (in the model of --stats-from)"
-            units = other.preprocessing
-            contract = replace(contract, preprocessing=units, low=other.low, high=other.high, origin=origin)
+        if other is not None and contract.preprocessing is not None and contract.assumed:
+            contract = replace(
+                contract,
+                preprocessing=other.preprocessing,
+                low=other.low,
+                high=other.high,
+                origin=f"{other.origin} (in the model of --stats-from)",
+                assumed=False,
+            )
         found.append(contract)
     return tuple(found)
 

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from ptqc.calibrate.contract import InputContract
 from ptqc.calibrate.distillation.settings import AUTO, NotDistillable
+from ptqc.calibrate.synthesis.assemble import synthesize
 from ptqc.calibrate.synthesis.info import save_samples
 from ptqc.core.errors import ModelError, OptionError
 from ptqc.core.options import QuantizeOptions
@@ -24,7 +24,7 @@ from ptqc.data import (
     sensitivity_data,
 )
 from ptqc.graph.load import LoadedModel, import_model
-from tests.calibrate.distillation.networks import CLASSIFIER, IMAGE, network
+from tests.calibrate.distillation.networks import CLASSIFIER, IMAGE, contracts_of, network, with_statistics_of
 from tests.graph.test_same_network import folded
 
 pytestmark = pytest.mark.usefixtures("quick_distillation")
@@ -127,14 +127,26 @@ def test_statistics_come_from_another_export(model, loaded, training):
     np.testing.assert_array_equal(_samples(_data(None, bare, given)), _samples(direct))
 
 
-def test_units_of_pixels_come_from_the_export_with_statistics(model, training):
-    bare = import_model(folded(model))
+def _exports(mean: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A network trained on pixels from 0 to 255, and its folded export."""
+    training = network(CLASSIFIER)
+    pixels = synthesize(contracts_of(training, "x:kind=image,range=0:255,scale=1"), 32, 0)["x"]
+    training = with_statistics_of(training, {"x": pixels + mean})
+    return training, folded(training)
+
+
+def test_units_of_pixels_come_from_the_export_with_statistics(tmp_path):
+    training, bare = _exports(0.0)
+    onnx.save(training, tmp_path / "training.onnx")
     plain = QuantizeOptions(inputs=("x:kind=image",))
-    known, other = describe_inputs(bare, plain), describe_inputs(import_model(training), plain)
-    assert "assumed" in known[0].origin  # the other's weights are random: whether it knows better is not said
-    _, found = made_up(bare, replace(plain, stats_from=training), AUTO, 2, 0, _quiet)
-    expected: InputContract = known[0] if "assumed" in other[0].origin else other[0]
-    assert (found[0].preprocessing, found[0].low) == (expected.preprocessing, expected.low)
+    (known,) = describe_inputs(import_model(training), plain)
+    assert max(known.high) == 255.0 and not known.assumed
+    loaded = import_model(bare)
+    assert describe_inputs(loaded, plain)[0].assumed
+    made, (found,) = made_up(loaded, replace(plain, stats_from=tmp_path / "training.onnx"), AUTO, 2, 0, _quiet)
+    assert (found.low, found.high, found.preprocessing) == (known.low, known.high, known.preprocessing)
+    assert "--stats-from" in found.origin and not found.assumed
+    assert not made.info.assumed and made.info.ranges == {"x": (0.0, 255.0)}
 
 
 def test_declared_units_win_over_those_of_the_export(model, training):

@@ -46,12 +46,19 @@ class Scores:
 
 
 def find_scores(model: ir.Model) -> Scores | None:
-    """The class scores of a model with one output of them, or None; before a final Softmax where there is one."""
+    """The class scores of a model with one output of them, or None; before a final Softmax where there is one.
+
+    An output of the shape of an input is a reconstruction of it.
+    """
     floats = [out for out in model.graph.outputs if out.dtype == ir.DataType.FLOAT]
     if len(floats) != 1 or floats[0].shape is None or len(floats[0].shape) != 2:
         return None
     classes, producer = floats[0].shape[1], floats[0].producer()
     if not isinstance(classes, int) or classes < 2:
+        return None
+    if any(
+        value.shape is not None and len(value.shape) == 2 and value.shape[1] == classes for value in model.graph.inputs
+    ):
         return None
     if producer is not None and producer.op_type == "Softmax" and producer.inputs[0] is not None:
         before = producer.inputs[0]

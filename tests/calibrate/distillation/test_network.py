@@ -209,13 +209,19 @@ def _scores(text: str) -> Scores | None:
 
 
 def test_class_scores_are_one_float_matrix():
-    head = "g (float[N,4] x) => "
-    assert _scores(head + "(float[N,4] y) { y = Relu(x) }") == Scores("y", 4, False)
-    assert _scores(head + "(float[N,4] y) { s = Relu(x) y = Softmax <axis=-1> (s) }") == Scores("s", 4, False)
-    assert _scores(head + "(float[N,4] y, float[N,4] z) { y = Relu(x) z = Sigmoid(x) }") is None
+    head = "g (float[N,4,1] t) => "
+    flat = "{ x = Flatten(t) "
+    assert _scores(head + "(float[N,4] y) " + flat + "y = Relu(x) }") == Scores("y", 4, False)
+    assert _scores(head + "(float[N,4] y) " + flat + "s = Relu(x) y = Softmax <axis=-1> (s) }") == Scores("s", 4, False)
+    assert _scores(head + "(float[N,4] y, float[N,4] z) " + flat + "y = Relu(x) z = Sigmoid(x) }") is None
+    classes = "(float[N,4] y, int64[N] z) " + flat + "y = Relu(x) z = ArgMax <axis=1, keepdims=0> (x) }"
+    assert _scores(head + classes) == Scores("y", 4, False)
     assert _scores("g (float[N,4,5] x) => (float[N,4,5] y) { y = Relu(x) }") is None
-    assert _scores("g (float[N,1] x) => (float[N,1] y) { y = Relu(x) }") is None
-    assert _scores(head + "(float[N,4] y, int64[N] z) { y = Relu(x) z = ArgMax <axis=1, keepdims=0> (x) }") is not None
+    assert _scores("g (float[N,1,1] t) => (float[N,1] y) " + flat + "y = Relu(x) }") is None
+
+
+def test_reconstructions_are_no_class_scores():
+    assert _scores("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }") is None
 
 
 def test_tensors_inside_are_those_of_the_runtime():
