@@ -98,9 +98,7 @@ def test_slices_are_pythons_within_their_bounds(cuts: list[tuple[int, int, int]]
         last = end + size if end < 0 else end
         stop = None if step < 0 and last < 0 else max(last, 0)
         first = start + size if start < 0 else start
-        first = max(first, -1 if step < 0 else 0)
-        cut = slice(0, 0) if first < 0 else slice(first, stop, step)
-        expected = expected[(slice(None),) * axis + (cut,)]
+        expected = expected[(slice(None),) * axis + (slice(max(first, 0), stop, step),)]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -129,6 +127,17 @@ GRADIENTS: dict[str, Callable[[], None]] = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     GRADIENTS[name]()
+
+
+@pytest.mark.parametrize("end", [-(2**63), -9, -2, 0, 2, 9, 2**31 - 1, 2**63 - 1])
+@pytest.mark.parametrize("start", [-9, -2, 0, 2, 9])
+def test_slices_end_where_those_of_onnxruntime_end(start: int, end: int) -> None:
+    for step in (-2, -1, 1, 3):
+        assert_like_runtime("Slice", counted(5, 2), ints(start), ints(end), ints(0), ints(step))
+
+
+def test_squeezing_along_no_axes_is_along_all() -> None:
+    assert_like_runtime("Squeeze", counted(1, 2, 1), ints())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ptqc.execute.torch_executor.numbers import given, integers, normalized, nor
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 
 Tensor = torch.Tensor
+_ENDS = (2**31 - 1, 2**63 - 1)
 
 
 @operator("Identity")
@@ -42,7 +43,6 @@ def _target(sizes: Sequence[int], before: Sequence[int], zeros: bool) -> list[in
 def flatten(call: Call, x: Tensor) -> Tensor:
     """To two axes: those before ``axis``, and the others."""
     axis = call.get("axis", 1)
-    axis = axis + x.dim() if axis < 0 else axis
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
@@ -57,7 +57,7 @@ def transpose(call: Call, x: Tensor) -> Tensor:
 def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without axes of size 1: the given ones, or all."""
     found = given(call, "axes", axes)
-    if found is None:
+    if not found:
         return x.squeeze()
     for axis in found:
         if x.shape[axis] != 1:
@@ -114,19 +114,25 @@ def _sliced(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequenc
     backward: list[int] = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = normalized(axis, x.dim())
-        size = x.shape[axis]
-        start, end = (start + size if start < 0 else start), (end + size if end < 0 else end)
-        if step > 0:
-            start = min(max(start, 0), size)
-            cuts[axis] = slice(start, max(min(end, size), start), step)
-        else:
-            start, end = min(max(start, -1), size - 1), min(max(end, -1), size - 1)
-            count = max(-(-(start - end) // -step), 0)
-            last = start + (count - 1) * step
-            cuts[axis] = slice(last, start + 1, -step) if count else slice(0, 0)
+        cuts[axis] = _cut(start, end, step, x.shape[axis])
+        if step < 0:
             backward.append(axis)
     x = x[tuple(cuts)]
     return x.flip(backward) if backward else x
+
+
+def _cut(start: int, end: int, step: int, size: int) -> slice:
+    """What is taken of an axis, always forward: torch takes no negative steps."""
+    start = start + size if start < 0 else start
+    # onnxruntime takes the greatest numbers for the end of the way, backward too.
+    to_the_end = end in _ENDS
+    end = end + size if end < 0 else end
+    if step > 0:
+        start = min(max(start, 0), size)
+        return slice(start, max(min(end, size), start), step)
+    start, end = min(max(start, 0), size - 1), -1 if to_the_end else min(max(end, -1), size - 1)
+    count = max(-(-(start - end) // -step), 0)
+    return slice(start + (count - 1) * step, start + 1, -step) if count else slice(0, 0)
 
 
 @operator("Expand")
