@@ -123,8 +123,10 @@ def session_of(
         return create_session(path, threads, optimized_path, True, config, level, arena)
 
 
-def run_session(session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-    """The outputs ``names`` of one run.
+def run_session(
+    session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, Array | list[Any]]
+) -> list[Any]:
+    """The outputs ``names`` of one run; feeds are arrays, and lists of them for sequences.
 
     Raises:
         DataError: the runtime refuses the feeds (names, types, shapes) or fails on them.
@@ -133,11 +135,16 @@ def run_session(session: "ort.InferenceSession", names: Sequence[str], feeds: Ma
     refusals: tuple[type[Exception], ...] = (ValueError, *runtime_errors())
     try:
         # Arithmetic on arrays of rank 0 gives scalars, which the runtime does not take.
-        outputs: list[Any] = session.run(list(names), {name: np.asarray(array) for name, array in feeds.items()})
+        given = {name: value if isinstance(value, list) else np.asarray(value) for name, value in feeds.items()}
+        outputs: list[Any] = session.run(list(names), given)
     except refusals as error:
-        shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(feeds.items()))
+        shapes = ", ".join(f"{name} {_kind(feeds[name])}" for name in sorted(feeds))
         raise DataError("the model does not run on this input", where=shapes, why=_first_line(error)) from error
     return outputs
+
+
+def _kind(value: Array | list[Any]) -> str:
+    return f"sequence of {len(value)}" if isinstance(value, list) else f"{value.dtype}{list(value.shape)}"
 
 
 def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
