@@ -16,6 +16,7 @@ from ptqc.graph.walk import graphs
 
 # What torch and Python raise for inputs that an operator cannot take; NotImplementedError where torch has no kernel.
 _FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+MOST_NAMED = 6  # inputs of a node, in messages
 
 
 class TorchExecutor(torch.nn.Module):
@@ -25,6 +26,8 @@ class TorchExecutor(torch.nn.Module):
     leaf for gradients. Nodes without a torch form run in onnxruntime, without gradients: :attr:`islands` says which
     did so far, and why.
     """
+
+    _place: torch.Tensor
 
     def __init__(self, model: ir.Model, outputs: Sequence[str] = ()) -> None:
         """Prepares the steps; ``model`` must not change afterwards.
@@ -45,6 +48,8 @@ class TorchExecutor(torch.nn.Module):
         self._islands: dict[Step, Island] = {}
         self._keys: dict[ir.Graph, dict[str, str]] = {}
         self._others: dict[ir.Graph, Environment] = {}
+        # Moves with the module, also where a model has no constants.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
         self._register(model)
 
     def _checked(self, model: ir.Model, outputs: Sequence[str]) -> tuple[str, ...]:
@@ -83,8 +88,8 @@ class TorchExecutor(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the constants are."""
-        return next(iter(self.buffers()), torch.empty(0)).device
+        """Where the constants are, and the inputs go."""
+        return self._place.device
 
     @property
     def constants(self) -> dict[str, torch.Tensor]:
@@ -153,19 +158,47 @@ class TorchExecutor(torch.nn.Module):
         except NoTorchForm as reason:
             return self._on_island(step, inputs, str(reason))
         except _FAILURES as error:
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            if any(isinstance(value, np.ndarray) for value in inputs) or isinstance(error, NotImplementedError):
-                return self._on_island(step, inputs, why[0])
-            where = f"{step.call.op} {quoted(step.call.name)}"
-            raise DataError("the model does not run on this input", where=where, why=why[0]) from error
+            why = _reason(error)
+            if isinstance(error, NotImplementedError) or any(map(_has_arrays, inputs)):
+                return self._on_island(step, inputs, why)
+            raise _failure(step, inputs, why) from error
         results = found if isinstance(found, tuple) else (found,)
-        return results if step.inputs else [from_feed(result, self.device) for result in results]
+        # Attributes, and what is of types that torch lacks, are in the CPU's memory.
+        return results if self.device.type == "cpu" else [from_feed(result, self.device) for result in results]
 
     def _on_island(self, step: Step, inputs: Sequence[Any], why: str) -> Sequence[Any]:
         self.islands.setdefault(step.call.name or step.outputs[0], f"{step.call.op}: {why}")
         if step not in self._islands:
             self._islands[step] = Island(step.node, self.opsets, self._ir_version)
         return self._islands[step].run(inputs, self.device)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _has_arrays(value: Any) -> bool:
+    """Whether a value is of a type that torch lacks."""
+    return any(map(_has_arrays, value)) if isinstance(value, list) else isinstance(value, np.ndarray)
+
+
+def _failure(step: Step, inputs: Sequence[Any], why: str) -> DataError:
+    read = [f"{quoted(name)} {_described(value)}" for name, value in zip(step.inputs, inputs, strict=False) if name]
+    named = ", ".join([*read[:MOST_NAMED], *(["..."] if len(read) > MOST_NAMED else [])])
+    where = f"{step.call.op} {quoted(step.call.name or step.outputs[0])}"
+    fix = "give inputs of the shapes and types that ptqc inspect shows"
+    if "memory" in why:
+        fix = "run fewer samples at a time"
+    return DataError("the model does not run on this input", where=where, why=f"{why}; it read {named}", fix=fix)
+
+
+def _described(value: Any) -> str:
+    """The type and shape of a value."""
+    if value is None:
+        return "(absent)"
+    if isinstance(value, list):
+        return f"(sequence of {len(value)})"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
 
 
 class BoundBody:

@@ -1,5 +1,6 @@
 """The executor itself: outputs anywhere, constants, gradients, islands, stepping, and what it refuses."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_bad_feeds_are_refused(feeds: dict[str, Array], message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_a_node_that_fails_is_named_with_what_it_read_and_what_to_do() -> None:
+    with pytest.raises(DataError) as caught:
+        TorchExecutor(parsed(NETWORK))({"x": X[:, :1]})
+    error = caught.value
+    assert error.where == "MatMul 'product'"
+    assert error.why.endswith("it read 'x' float32[2, 1], 'weight' float32[2, 3]")
+    assert error.fix == "give inputs of the shapes and types that ptqc inspect shows"
+
+
 def test_gradients_reach_inputs_and_constants() -> None:
     executor = TorchExecutor(parsed(NETWORK))
     executor.constants["weight"].requires_grad_()
@@ -115,6 +125,26 @@ def test_constants_share_the_models_memory(tmp_path: Path) -> None:
     assert isinstance(stored, ir.ExternalTensor)
     found = TorchExecutor(loaded).constants["weight"]
     assert found.data_ptr() == stored.numpy().ctypes.data  # mapped from the file
+
+
+def test_runs_keep_no_second_copy_of_weights() -> None:
+    weight = np.ones((300, 200), np.float32)
+    model = parsed("f (float[n, 200] x) => (float[n, 300] y) { y = Gemm<transB = 1>(x, weight) }")
+    value = ir.Value(name="weight", const_value=ir.tensor(weight, name="weight"))
+    model.graph.register_initializer(value)
+    model.graph[0].replace_input_with(1, value)
+    held = {id(one) for one in large_tensors(weight.nbytes)}
+    executor = TorchExecutor(model)
+    y = executor({"x": np.ones((2, 200), np.float32)})["y"]
+    assert y.tolist() == [[200.0] * 300] * 2
+    new = [one for one in large_tensors(weight.nbytes) if id(one) not in held]
+    assert [one.data_ptr() for one in new] == [weight.ctypes.data]
+
+
+def large_tensors(size: int) -> list[torch.Tensor]:
+    """All tensors of at least ``size`` bytes that are alive."""
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) is torch.Tensor and one.nbytes >= size]
 
 
 def test_runs_leave_inputs_and_constants_as_they_are() -> None:
@@ -183,6 +213,18 @@ f (string[2] a, string[2] b) => (string[1, 2] joined, bool[2] same, int64[1] siz
     assert (found["same"].tolist(), found["size"].tolist()) == ([True, False], [2])
 
 
+def test_sequences_of_text_pass_through_islands() -> None:
+    model = parsed("""
+f (string[n] a, string[m] b) => (string[k] joined) {
+    parts = SequenceConstruct(a, b)
+    joined = ConcatFromSequence<axis = 0>(parts)
+}""")
+    executor = TorchExecutor(model)
+    found = executor({"a": np.array(["x", "é"], object), "b": np.array(["y"], object)})
+    assert found["joined"].tolist() == ["x", "é", "y"]
+    assert [reason.split(":")[0] for reason in executor.islands.values()] == ["ConcatFromSequence"]
+
+
 def test_a_node_that_runs_nowhere_is_named() -> None:
     model = parsed(NETWORK)
     node = model.graph[2]
@@ -238,6 +280,25 @@ def test_arrays_come_back_as_they_were(array: Array) -> None:
     found = to_array(from_array(array))
     assert (found.shape, found.dtype) == (array.shape, array.dtype.newbyteorder("="))
     np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f (float[n, 2] x) => (float[n, 2] y) { y = Relu(x) }",
+        "f (float[n, 2] x) => (float[n, 2] y) <float[2] w = {1.0, 2.0}> { h = Mul(x, w)  y = HardSigmoid(h) }",
+        "f (float[n, 2] x) => (float[n, 2] y) { c = Constant<value = float[2] {1.0, 2.0}>()  y = Add(x, c) }",
+        "f (float[n, 2] x) => (float[n, 2] y) <int4[2] w = {1, 2}> { c = Cast<to = 1>(w)  y = Add(x, c) }",
+        "f (float[n, 2] x) => (float[n, 2] y) <int4[2] w = {1, 2}, float s = {0.5}> "
+        "{ c = DequantizeLinear(w, s)  y = Add(x, c) }",
+        "f (float[n, 2] x) => (int64[2] y) { y = Shape(x) }",
+    ],
+)
+def test_everything_is_where_the_module_was_moved(text: str) -> None:
+    # The device without memory stands for CUDA: it refuses tensors of the CPU beside its own.
+    executor = TorchExecutor(parsed(text)).to("meta")
+    assert executor.device.type == "meta"
+    assert executor({"x": X})["y"].device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
