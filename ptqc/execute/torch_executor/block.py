@@ -100,7 +100,7 @@ def _step(node: ir.Node, opsets: Mapping[str, int], last: tuple[str, ...], kept:
         else:
             attributes[name] = _plain(attribute)
     wanted = tuple(bool(out.name) and (bool(out.uses()) or out.name in kept) for out in node.outputs)
-    call = Call(node.name or "", node.op_type, opset, attributes, wanted, len(node.inputs))
+    call = Call(node.name or "", node.op_type, opset, attributes, wanted)
     return Step(
         node=node,
         call=call,

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from ptqc.execute.torch_executor.numbers import along_axis
+
 # From here on float32 cannot hold every code: biases are divided in float64, as ptqc.rounding does it.
 EXACT_CODES = 1 << 24
 
@@ -20,15 +22,15 @@ def quantize(
         axis: channel axis of ``x`` where ``scale`` is [C].
     """
     with torch.no_grad():
-        return _codes(x, along_axis(scale, axis, x.ndim), along_axis(zero_point, axis, x.ndim), qmin, qmax)
+        return _codes(x, _spread(scale, axis, x.ndim), _spread(zero_point, axis, x.ndim), qmin, qmax)
 
 
 def dequantize(
     codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int | None = None
 ) -> torch.Tensor:
     """float32 (codes - zero_point) * scale, for integer or whole float ``codes``; arguments as in :func:`quantize`."""
-    point = along_axis(zero_point, axis, codes.ndim)
-    return (codes.to(torch.float32) - point) * along_axis(scale, axis, codes.ndim)
+    point = _spread(zero_point, axis, codes.ndim)
+    return (codes.to(torch.float32) - point) * _spread(scale, axis, codes.ndim)
 
 
 def fake_quantize(
@@ -42,24 +44,19 @@ def fake_quantize(
     "Learned Step Size Quantization", arXiv 1902.08153, equation 3); for the zero point 0 inside and -scale outside
     (Bhalgat et al., "LSQ+", arXiv 2004.09576).
     """
-    scale, zero_point = along_axis(scale, axis, x.ndim), along_axis(zero_point, axis, x.ndim)
+    scale, zero_point = _spread(scale, axis, x.ndim), _spread(zero_point, axis, x.ndim)
     if not torch.is_grad_enabled():
         return (_codes(x, scale, zero_point, qmin, qmax) - torch.round(zero_point)) * scale
     return _FakeQuantize.apply(x, scale, zero_point, qmin, qmax)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def along_axis(values: torch.Tensor, axis: int | None, rank: int) -> torch.Tensor:
-    """``values`` [C] reshaped to broadcast along ``axis`` of a tensor of that rank; unchanged without an axis."""
-    if axis is None:
-        return values
-    shape = [1] * rank
-    shape[axis] = -1
-    return values.reshape(shape)
-
-
 def round_through(x: torch.Tensor) -> torch.Tensor:
     """``x`` rounded half to even, with the gradient of the identity."""
     return _Round.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _spread(values: torch.Tensor, axis: int | None, rank: int) -> torch.Tensor:
+    return values if axis is None else along_axis(values, axis, rank)
 
 
 def _codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:

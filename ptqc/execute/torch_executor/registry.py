@@ -45,7 +45,6 @@ class Call:
         opset: version of the node's domain that the model asks for.
         attributes: plain Python values; tensors as torch tensors, bodies as :data:`Body`.
         wanted: for each output whether anybody reads it; optional outputs may be left out from the end.
-        inputs: how many inputs the node has, absent ones among them.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Call:
     opset: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     wanted: tuple[bool, ...] = (True,)
-    inputs: int = 1
 
     def get(self, name: str, default: Any = None) -> Any:
         """The attribute, or ``default``."""

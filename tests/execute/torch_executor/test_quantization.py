@@ -57,6 +57,20 @@ def test_half_ways_go_to_even_and_the_ends_saturate() -> None:
     assert found.tolist() == [0, 2, 2, 0, -2, 126, 127, 127, -128]
 
 
+@pytest.mark.parametrize(
+    ("kind", "saturate", "expected"),
+    [
+        (ml_dtypes.float8_e4m3fn, 1, [448.0, 448.0, -448.0]),
+        (ml_dtypes.float8_e4m3fn, 0, [448.0, np.nan, np.nan]),
+        (ml_dtypes.float8_e5m2, 0, [448.0, 448.0, -np.inf]),
+    ],
+)
+def test_floats_of_eight_bits_saturate_where_asked(kind: Any, saturate: int, expected: list[float]) -> None:
+    inputs = np.array([464.0, 465.0, -1e6], np.float32), FLOAT(1), np.array(0, kind)
+    (found,) = in_torch(one_node("QuantizeLinear", inputs, saturate=saturate), inputs)
+    np.testing.assert_array_equal(found.astype(np.float32), expected)
+
+
 @pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
 def test_four_bits(kind: Any) -> None:
     bounds: Any = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ptqc.execute.torch_executor.numbers import by_channel
 from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.seeds import generator
 from ptqc.execute.torch_executor.wide import widened
@@ -31,8 +32,8 @@ def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
 @operator("PRelu", since=1)
 def prelu_by_channel(call: Call, x: Tensor, slope: Tensor) -> Tensor:
     """x, or slope * x below 0, with one slope or one a channel."""
-    by_channel = slope.dim() == 1 and slope.numel() > 1 and x.dim() > 2
-    return prelu(call, x, slope.reshape(-1, *([1] * (x.dim() - 2))) if by_channel else slope)
+    one_each = slope.dim() == 1 and slope.numel() > 1 and x.dim() > 2
+    return prelu(call, x, by_channel(slope, x.dim()) if one_each else slope)
 
 
 @operator("Sigmoid")
@@ -177,8 +178,7 @@ def _one_hot(x: Tensor, axis: int) -> Tensor:
 
 def _rows(call: Call, x: Tensor) -> Tensor:
     axis = call.get("axis", 1)
-    before = x.shape[: axis + x.dim() if axis < 0 else axis]
-    rows = before.numel()
+    rows = x.shape[:axis].numel()
     return x.reshape(rows, x.numel() // max(rows, 1))
 
 

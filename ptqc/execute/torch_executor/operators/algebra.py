@@ -1,10 +1,9 @@
 """Einstein sums, determinants and triangles."""
 
-import onnx_ir as ir
 import torch
 
-from ptqc.execute.torch_executor.convert import TORCH_TYPES
-from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
+from ptqc.execute.torch_executor.numbers import type_named
+from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.wide import WIDER, widened
 
 Tensor = torch.Tensor
@@ -37,9 +36,6 @@ def triangle(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
 @operator("EyeLike")
 def eye_like(call: Call, x: Tensor) -> Tensor:
     """Ones on the k-th diagonal of a matrix of the shape of x."""
-    dtype = TORCH_TYPES.get(ir.DataType(call.get("dtype"))) if call.get("dtype") else x.dtype
-    if dtype is None:
-        raise NoTorchForm("torch lacks the type")
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     columns = torch.arange(x.shape[-1], device=x.device)
-    return torch.eq(columns - rows, call.get("k", 0)).to(dtype)
+    return torch.eq(columns - rows, call.get("k", 0)).to(type_named(call, "dtype", x.dtype))

@@ -1,17 +1,15 @@
 """Attention over queries, keys and values, and rotations by position."""
 
-from collections.abc import Callable
 from math import inf, sqrt
 from typing import Any
 
-import onnx_ir as ir
 import torch
 
-from ptqc.execute.torch_executor.convert import TORCH_TYPES
+from ptqc.execute.torch_executor.numbers import type_named
 from ptqc.execute.torch_executor.registry import Call, operator
+from ptqc.execute.torch_executor.windows import pad
 
 Tensor = torch.Tensor
-_pad: Callable[..., Tensor] = torch.nn.functional.pad
 
 
 @operator("Attention", since=23)
@@ -29,7 +27,7 @@ def attention(
 
     Rows of queries that may look at nothing give zero.
     """
-    packed = q.ndim == 3
+    packed = q.dim() == 3
     if packed:
         q = _by_head(q, call.get("q_num_heads"))
         k, v = (_by_head(x, call.get("kv_num_heads")) for x in (k, v))
@@ -72,7 +70,7 @@ def _bias(call: Call, scores: Tensor, mask: Tensor | None, start: Any, lengths: 
     """What is added to the scores; ``start``: place of the first query among the keys, a number or [batch, 1, 1, 1]."""
     queries, keys = scores.shape[2:]
     if mask is not None and mask.shape[-1] < keys:
-        mask = _pad(mask, (0, keys - mask.shape[-1]), value=False if mask.dtype is torch.bool else -inf)
+        mask = pad(mask, [0], [keys - mask.shape[-1]], False if mask.dtype is torch.bool else -inf)
     place = torch.arange(keys, device=scores.device)
     # How far behind the query a key lies.
     behind = torch.arange(queries, device=scores.device)[:, None] + start - place
@@ -90,15 +88,13 @@ def _bias(call: Call, scores: Tensor, mask: Tensor | None, start: Any, lengths: 
         allowed.append(place < lengths.reshape(-1, 1, 1, 1))
     bias = None if mask is None or mask.dtype is torch.bool else mask
     for condition in allowed:
-        bias = torch.where(condition, torch.zeros((), dtype=scores.dtype) if bias is None else bias, -inf)
+        bias = torch.where(condition, scores.new_zeros(()) if bias is None else bias, -inf)
     return bias
 
 
 def _softmax(call: Call, scores: Tensor, bias: Tensor | None) -> Tensor:
     dtype = scores.dtype
-    wanted = call.get("softmax_precision")
-    if wanted:
-        scores = scores.to(TORCH_TYPES[ir.DataType(wanted)])
+    scores = scores.to(type_named(call, "softmax_precision", dtype))
     if bias is None:
         return torch.softmax(scores, -1).to(dtype)
     blind = (bias == -inf).all(-1, keepdim=True)
@@ -111,8 +107,7 @@ def flex_attention(call: Call, q: Tensor, k: Tensor, v: Tensor, score_mod: Any =
     k, v = (_repeated(x, q.shape[1]) for x in (k, v))
     factor = _factor(call, q)
     scores = torch.matmul(q * factor, (k * factor).transpose(2, 3))
-    wanted = call.get("softmax_precision")
-    scores = scores.to(TORCH_TYPES[ir.DataType(wanted)] if wanted else torch.promote_types(q.dtype, torch.float32))
+    scores = scores.to(type_named(call, "softmax_precision", torch.promote_types(q.dtype, torch.float32)))
     if score_mod is not None:
         (scores,) = score_mod([scores])
     probabilities = torch.softmax(scores, -1)
@@ -124,7 +119,7 @@ def flex_attention(call: Call, q: Tensor, k: Tensor, v: Tensor, score_mod: Any =
 @operator("RotaryEmbedding", since=23)
 def rotary_embedding(call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None) -> Tensor:
     """x: [batch, heads, sequence, size] or [batch, sequence, heads * size]; cos, sin: [.., sequence, size / 2]."""
-    packed = x.ndim == 3
+    packed = x.dim() == 3
     if packed:
         x = _by_head(x, call.get("num_heads"))
     if positions is not None:

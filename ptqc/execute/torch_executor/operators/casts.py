@@ -58,11 +58,12 @@ def _cast_tensor(call: Call, x: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype is torch.float8_e8m0fnu:
         return _to_exponents(call, x.to(torch.float32))
     if dtype.is_floating_point and dtype.itemsize == 1:
-        return _to_float8(x.to(torch.float32), dtype, bool(call.get("saturate", 1)))
+        return to_float8(x.to(torch.float32), dtype, bool(call.get("saturate", 1)))
     return x.to(dtype)
 
 
-def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+def to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+    """float32 rounded to eight bits; what is too large becomes the greatest value, or NaN or infinity."""
     if saturate:
         most = torch.finfo(dtype).max
         return x.clamp(-most, most).to(dtype)

@@ -25,11 +25,8 @@ def binarize(call: Call, x: Tensor) -> Tensor:
 def scale(call: Call, x: Tensor) -> Tensor:
     """(x - offset) * scale, as float32."""
     x = x.to(torch.float32)
-    offset, factor = (torch.tensor(call.get(name) or [default], device=x.device) for name, default in _SCALER)
-    return (x - offset) * factor
-
-
-_SCALER = (("offset", 0.0), ("scale", 1.0))
+    offset = torch.tensor(call.get("offset") or [0.0], device=x.device)
+    return (x - offset) * torch.tensor(call.get("scale") or [1.0], device=x.device)
 
 
 @operator("Normalizer", domain=_DOMAIN)

@@ -9,28 +9,28 @@ from ptqc.execute.torch_executor.operators.normalization import layer_normalizat
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 
 Tensor = torch.Tensor
-MICROSOFT = "com.microsoft"
+_DOMAIN = "com.microsoft"
 
 
-@operator("BiasGelu", domain=MICROSOFT)
+@operator("BiasGelu", domain=_DOMAIN)
 def bias_gelu(call: Call, x: Tensor, bias: Tensor) -> Tensor:
     """Gelu of x + bias."""
     return F.gelu(x + bias)
 
 
-@operator("FastGelu", domain=MICROSOFT)
+@operator("FastGelu", domain=_DOMAIN)
 def fast_gelu(call: Call, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Gelu by tanh, of x + bias."""
     return F.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
-@operator("QuickGelu", domain=MICROSOFT)
+@operator("QuickGelu", domain=_DOMAIN)
 def quick_gelu(call: Call, x: Tensor) -> Tensor:
     """x * sigmoid(alpha * x)."""
     return x * torch.sigmoid(call.get("alpha", 1.702) * x)
 
 
-@operator("FusedMatMul", domain=MICROSOFT)
+@operator("FusedMatMul", domain=_DOMAIN)
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
     """alpha * A' @ B'."""
     if call.get("transBatchA", 0) or call.get("transBatchB", 0):
@@ -43,7 +43,7 @@ def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 @operator("SimplifiedLayerNormalization")
-@operator("SimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SimplifiedLayerNormalization", domain=_DOMAIN)
 def simplified_layer_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
     """By the root of the mean square of everything from ``axis`` on."""
     if any(call.wanted[1:]):
@@ -51,24 +51,27 @@ def simplified_layer_normalization(call: Call, x: Tensor, scale: Tensor) -> Tens
     return rms_normalization(call, x, scale)
 
 
-@operator("SkipLayerNormalization", domain=MICROSOFT)
+@operator("SkipLayerNormalization", domain=_DOMAIN)
 def skip_layer_normalization(
     call: Call, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Any, ...]:
     """LayerNormalization of x + skip + bias, and that sum as the fourth output."""
     total = _sum(call, x, skip, bias)
-    alone = Call(call.name, call.op, call.opset, {"epsilon": call.get("epsilon", 1e-12)})
-    return layer_normalization(alone, total, gamma, beta)[0], None, None, total
+    return layer_normalization(_last_axis(call), total, gamma, beta)[0], None, None, total
 
 
-@operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SkipSimplifiedLayerNormalization", domain=_DOMAIN)
 def skip_simplified_layer_normalization(
     call: Call, x: Tensor, skip: Tensor, gamma: Tensor, bias: Tensor | None = None
 ) -> tuple[Any, ...]:
     """By the root of the mean square of x + skip + bias, and that sum as the fourth output."""
     total = _sum(call, x, skip, bias)
-    alone = Call(call.name, call.op, call.opset, {"epsilon": call.get("epsilon", 1e-12)})
-    return rms_normalization(alone, total, gamma), None, None, total
+    return rms_normalization(_last_axis(call), total, gamma), None, None, total
+
+
+def _last_axis(call: Call) -> Call:
+    """The same over the last axis, with the epsilon that onnxruntime takes where there is none."""
+    return Call(call.name, call.op, call.opset, {"epsilon": call.get("epsilon", 1e-12)})
 
 
 def _sum(call: Call, x: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ptqc.execute.torch_executor.numbers import by_channel
 from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.windows import Windows, pad, windows_of
 
@@ -33,7 +34,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None)
         return torch.convolution(x, w, bias, windows.strides, begin, windows.dilations, True, extra, group)
     whole = torch.convolution(x, w, None, windows.strides, zeros, windows.dilations, True, zeros, group)
     cut = pad(whole, [-b for b in begin], [more - e for more, e in zip(extra, end, strict=True)])
-    return cut if bias is None else cut + bias.reshape(-1, *[1] * len(extra))
+    return cut if bias is None else cut + by_channel(bias, x.dim())
 
 
 def _cut(call: Call, sizes: Sequence[int], windows: Windows, extra: Sequence[int]) -> tuple[list[int], list[int]]:

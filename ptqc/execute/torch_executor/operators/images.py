@@ -39,8 +39,8 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
 @operator("CenterCropPad")
 def center_crop_pad(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """The middle of x where it is too large, zeros around it where it is too small."""
-    begin, end = [0] * x.ndim, [0] * x.ndim
-    axes = normalized_all(call.get("axes") or list(range(x.ndim)), x.ndim)
+    begin, end = [0] * x.dim(), [0] * x.dim()
+    axes = normalized_all(call.get("axes") or list(range(x.dim())), x.dim())
     for axis, size in zip(axes, integers(shape), strict=True):
         missing = size - x.shape[axis]
         begin[axis] = missing // 2 if missing > 0 else -(-missing // 2)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ptqc.execute.torch_executor.numbers import integers, normalized
+from ptqc.execute.torch_executor.numbers import along_axis, integers, normalized
 from ptqc.execute.torch_executor.registry import Call, operator
 
 Tensor = torch.Tensor
@@ -61,12 +61,7 @@ def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Tensor:
 
 def _own(shape: Any, axes: int, device: torch.device) -> list[Tensor]:
     """For each of the first axes the index of every place along it, broadcastable to ``shape``."""
-    found = []
-    for axis in range(axes):
-        sizes = [1] * len(shape)
-        sizes[axis] = shape[axis]
-        found.append(torch.arange(shape[axis], device=device).reshape(sizes))
-    return found
+    return [along_axis(torch.arange(shape[axis], device=device), axis, len(shape)) for axis in range(axes)]
 
 
 @operator("OneHot")
@@ -74,7 +69,7 @@ def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
     """values[1] where the new axis has the index, else values[0]."""
     rank, count = indices.dim() + 1, integers(depth)[0]
     axis = normalized(call.get("axis", -1), rank)
-    places = torch.arange(count, device=indices.device).reshape([-1 if a == axis else 1 for a in range(rank)])
+    places = along_axis(torch.arange(count, device=indices.device), axis, rank)
     return torch.where(positive(indices, count).unsqueeze(axis) == places, values[1], values[0])
 
 

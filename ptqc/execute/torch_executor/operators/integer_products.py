@@ -2,6 +2,7 @@
 
 import torch
 
+from ptqc.execute.torch_executor.numbers import by_channel
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 from ptqc.execute.torch_executor.windows import pad, windows_of
 
@@ -24,7 +25,7 @@ def _centered_rows(a: Tensor, zero_point: Tensor | None) -> Tensor:
 
 def _rows(values: Tensor) -> Tensor:
     """One value for each row of a matrix, such that they broadcast over it."""
-    return values.unsqueeze(-1) if values.ndim == 1 and values.numel() > 1 else values
+    return values.unsqueeze(-1) if values.dim() == 1 and values.numel() > 1 else values
 
 
 def _centered(codes: Tensor, zero_point: Tensor | None) -> Tensor:
@@ -68,14 +69,14 @@ def conv_integer(
 def _conv(call: Call, x: Tensor, x_zero_point: Tensor | None, w: Tensor, w_zero_point: Tensor | None) -> Tensor:
     windows = windows_of(call, x.shape[2:], w.shape[2:])
     padded = pad(_centered(x, x_zero_point), windows.begin, windows.end)
-    weights = _centered(w, None if w_zero_point is None else _channels(w_zero_point, w.ndim))
+    weights = _centered(w, None if w_zero_point is None else _channels(w_zero_point, w.dim() + 1))
     zeros, group = [0] * len(windows.kernel), call.get("group", 1)
     return torch.convolution(padded, weights, None, windows.strides, zeros, windows.dilations, False, zeros, group)
 
 
 def _channels(values: Tensor, rank: int) -> Tensor:
-    """One value for each channel out, such that they broadcast over weights."""
-    return values.reshape(-1, *[1] * (rank - 1)) if values.numel() > 1 else values.reshape(())
+    """One value, or one for each channel out of a tensor of that rank."""
+    return by_channel(values, rank) if values.numel() > 1 else values.reshape(())
 
 
 @operator("QLinearConv")
@@ -93,7 +94,7 @@ def qlinear_conv(
 ) -> Tensor:
     """Codes of the convolution; bias: int32 with the scale of x times that of w."""
     total = _conv(call, x, x_zero_point, w, w_zero_point)
-    rank = x.ndim - 1
+    rank = x.dim()
     if bias is not None:
         total = total + _channels(bias, rank).to(_EXACT)
     factor = x_scale.reshape(()) * _channels(w_scale, rank) / y_scale.reshape(())

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ptqc.execute.torch_executor.numbers import by_channel, normalized
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 
 Tensor = torch.Tensor
@@ -32,10 +33,10 @@ def _in_training(call: Call) -> bool:
 
 
 def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
-    shape = (-1, *([1] * (x.dim() - 2)))
+    rank = x.dim()
     wide = torch.promote_types(x.dtype, mean.dtype)
-    scale = (gamma.to(wide) / torch.sqrt(variance.to(wide) + epsilon)).reshape(shape)
-    return ((x.to(wide) - mean.to(wide).reshape(shape)) * scale + beta.to(wide).reshape(shape)).to(x.dtype)
+    scale = by_channel(gamma.to(wide) / torch.sqrt(variance.to(wide) + epsilon), rank)
+    return ((x.to(wide) - by_channel(mean.to(wide), rank)) * scale + by_channel(beta.to(wide), rank)).to(x.dtype)
 
 
 def _train(call: Call, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
@@ -54,7 +55,7 @@ def _train(call: Call, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var
 @operator("LayerNormalization")
 def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
     """Over everything from ``axis`` on, with mean and inverse deviation if wanted."""
-    axis = _first(call, x)
+    axis = normalized(call.get("axis", -1), x.dim())
     shape = x.shape[axis:]
     epsilon = call.get("epsilon", 1e-5)
     plain = scale.shape == shape and (bias is None or bias.shape == shape) and scale.dtype is x.dtype
@@ -71,7 +72,7 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
 @operator("RMSNormalization")
 def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
     """By the root of the mean square of everything from ``axis`` on."""
-    axes = list(range(_first(call, x), x.dim()))
+    axes = list(range(normalized(call.get("axis", -1), x.dim()), x.dim()))
     wide = x.to(_stash(call, x))
     inverse = torch.rsqrt(torch.mean(wide * wide, axes, keepdim=True) + call.get("epsilon", 1e-5))
     return ((wide * inverse).to(x.dtype) * scale).to(x.dtype)
@@ -80,8 +81,9 @@ def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
 @operator("InstanceNormalization")
 def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """By the statistics of every channel of every sample."""
-    shape = (-1, *([1] * (x.dim() - 2)))
-    return _standard(x, list(range(2, x.dim())), call.get("epsilon", 1e-5)) * scale.reshape(shape) + bias.reshape(shape)
+    variance, mean = torch.var_mean(x, list(range(2, x.dim())), correction=0, keepdim=True)
+    standard = (x - mean) * torch.rsqrt(variance + call.get("epsilon", 1e-5))
+    return standard * by_channel(scale, x.dim()) + by_channel(bias, x.dim())
 
 
 @operator("GroupNormalization")
@@ -93,8 +95,7 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> T
     if x.dtype in (torch.float16, torch.bfloat16) or scale.dtype is not x.dtype:
         wide = _stash(call, x)
         found = F.group_norm(x.to(wide), groups, None, None, call.get("epsilon", 1e-5)).to(x.dtype)
-        shape = (-1, *([1] * (x.dim() - 2)))
-        return found * scale.reshape(shape) + bias.reshape(shape)
+        return found * by_channel(scale, x.dim()) + by_channel(bias, x.dim())
     return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
 
 
@@ -123,19 +124,6 @@ def local_response_normalization(call: Call, x: Tensor) -> Tensor:
     sums = padded.unfold(1, size, 1).sum(-1)
     bias, alpha, beta = call.get("bias", 1.0), call.get("alpha", 1e-4), call.get("beta", 0.75)
     return x * torch.pow(bias + alpha / size * sums, -beta)
-
-
-def _standard(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
-    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + epsilon)
-
-
-def _first(call: Call, x: Tensor) -> int:
-    """The first axis to normalize over."""
-    axis = int(call.get("axis", -1))
-    if not -x.dim() <= axis < x.dim():
-        raise IndexError(f"there is no axis {axis} in {x.dim()} dimensions")
-    return axis % x.dim()
 
 
 def _stash(call: Call, x: Tensor) -> torch.dtype:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from ptqc.execute.torch_executor.numbers import integers, normalized
+from ptqc.execute.torch_executor.numbers import integers, normalized_all
 from ptqc.execute.torch_executor.registry import Call, operator
+from ptqc.execute.torch_executor.windows import pad
 
 Tensor = torch.Tensor
 
@@ -25,7 +26,7 @@ def pad_by_inputs(
 ) -> Tensor:
     """By amounts for the beginning of the axes, then for their ends; negative ones crop."""
     rank, found = x.dim(), integers(amounts)
-    along = list(range(rank)) if axes is None else [normalized(axis, rank) for axis in integers(axes)]
+    along = list(range(rank)) if axes is None else normalized_all(integers(axes), rank)
     begin, end = [0] * rank, [0] * rank
     for position, axis in enumerate(along):
         begin[axis], end[axis] = found[position], found[position + len(along)]
@@ -35,8 +36,7 @@ def pad_by_inputs(
 def _padded(call: Call, x: Tensor, begin: Sequence[int], end: Sequence[int], value: Any) -> Tensor:
     mode = call.get("mode", "constant")
     if mode == "constant":
-        amounts = [amount for pair in zip(reversed(begin), reversed(end), strict=True) for amount in pair]
-        return torch.nn.functional.pad(x, amounts, value=value) if any(amounts) else x
+        return pad(x, begin, end, value)
     for axis, (before, after) in enumerate(zip(begin, end, strict=True)):
         if before or after:
             x = x.narrow(axis, max(-before, 0), x.shape[axis] - max(-before, 0) - max(-after, 0))

@@ -22,7 +22,6 @@ def max_pool(call: Call, x: Tensor) -> Any:
     if not x.is_floating_point():
         return _max_pool_integers(call, x)
     windows = windows_of(call, x.shape[2:], call.get("kernel_shape"), pooling=True)
-    wants_indices = len(call.wanted) > 1 and call.wanted[1]
     # torch pads with at most half a kernel.
     if windows.symmetric and all(2 * b <= k for b, k in zip(windows.begin, windows.kernel, strict=True)):
         # torch counts windows as ONNX does, those beginning in the padding at the end left out.
@@ -33,7 +32,7 @@ def max_pool(call: Call, x: Tensor) -> Any:
         padded = pad(x, windows.begin, [e + r for e, r in zip(windows.end, reach, strict=True)], -inf)
     function = _MAX[len(windows.kernel) - 1]
     arguments = (padded, windows.kernel, windows.strides, begin, windows.dilations, ceil)
-    if not wants_indices:
+    if not any(call.wanted[1:]):
         return function(*arguments)
     values, indices = function(*arguments, return_indices=True)
     return values, _whole_indices(call, indices, x, padded, windows)
@@ -76,7 +75,7 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
         function = _AVERAGE[len(windows.kernel) - 1]
         result: Tensor = function(x, windows.kernel, windows.strides, windows.begin, windows.ceil, include)
         return result
-    wide = x if x.dtype == torch.float64 else x.to(torch.float32)
+    wide = x if x.dtype is torch.float64 else x.to(torch.float32)
     covered = torch.ones((1, 1, *x.shape[2:]), dtype=wide.dtype, device=x.device)
     if include:
         covered = pad(covered, windows.begin, windows.end, 1.0)
@@ -129,7 +128,7 @@ def global_lp_pool(call: Call, x: Tensor) -> Tensor:
 
 
 def _planes(x: Tensor) -> tuple[int, ...]:
-    return tuple(range(2, x.ndim))
+    return tuple(range(2, x.dim()))
 
 
 @operator("MaxUnpool")

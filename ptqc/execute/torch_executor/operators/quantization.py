@@ -9,7 +9,8 @@ import torch
 from ptqc.execute.torch_executor.codes import as_floats, with_gradient
 from ptqc.execute.torch_executor.convert import TORCH_TYPES, from_array, to_array
 from ptqc.execute.torch_executor.fake_quantize import round_through
-from ptqc.execute.torch_executor.numbers import normalized
+from ptqc.execute.torch_executor.numbers import along_axis, normalized, type_named
+from ptqc.execute.torch_executor.operators.casts import to_float8
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 
 Tensor = torch.Tensor
@@ -34,14 +35,13 @@ def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero_point: Any = None
     """
     kind = _kind(call, zero_point)
     # Without a precision onnxruntime divides half floats in float32.
-    asked = ir.DataType(call.get("precision") or ir.DataType.UNDEFINED)
-    precision = TORCH_TYPES.get(asked, _wide(scale.dtype))
+    precision = type_named(call, "precision", _wide(scale.dtype))
     ratio = (x.to(precision) / spread(call, scale, x).to(precision)).to(_wide(precision))
     if kind not in _BITS:
         return _quantize_to_floats(call, ratio, kind)
     codes = round_through(ratio)
     if zero_point is not None:
-        codes = codes + spread(call, _float_codes(zero_point, codes.dtype), x)
+        codes = codes + spread(call, _float_codes(zero_point, codes), x)
     codes = codes.clamp(*_bounds(kind))
     dtype = TORCH_TYPES.get(kind)
     if dtype is None:
@@ -72,17 +72,19 @@ def _quantize_to_floats(call: Call, ratio: Tensor, kind: ir.DataType) -> Any:
         return to_array(ratio).astype(kind.numpy())
     if dtype.itemsize != 1 or not dtype.is_floating_point:
         raise NoTorchForm(f"codes of type {kind.name}")
-    if call.get("saturate", 1):
+    saturate = bool(call.get("saturate", 1))
+    if saturate:
         most = torch.finfo(dtype).max
         ratio = ratio.clamp(-most, most)
-    return with_gradient(ratio.detach().to(dtype), ratio)
+    return with_gradient(to_float8(ratio.detach(), dtype, saturate), ratio)
 
 
-def _float_codes(codes: Any, dtype: torch.dtype) -> Tensor:
+def _float_codes(codes: Any, like: Tensor) -> Tensor:
+    """Codes as floats of the type of ``like``, and where that is."""
     if isinstance(codes, Tensor):
-        return as_floats(codes, dtype)
+        return as_floats(codes, like.dtype)
     floats: Tensor = from_array(codes.astype(np.float32))
-    return floats.to(dtype)
+    return floats.to(like)
 
 
 def spread(call: Call, values: Tensor, x: Any) -> Tensor:
@@ -93,21 +95,18 @@ def spread(call: Call, values: Tensor, x: Any) -> Tensor:
     block = call.get("block_size", 0)
     if block:
         return values.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return values.reshape(shape)
+    return along_axis(values, axis, x.ndim)
 
 
 @operator("DequantizeLinear")
 def dequantize_linear(call: Call, x: Any, scale: Tensor, zero_point: Any = None) -> Tensor:
     """What codes stand for, per tensor, per axis or per block."""
-    wanted = call.get("output_dtype")
-    dtype = TORCH_TYPES[ir.DataType(wanted)] if wanted else scale.dtype
-    wide = _wide(scale.dtype)
+    dtype = type_named(call, "output_dtype", scale.dtype)
+    wide = scale.to(_wide(scale.dtype))
     value = _float_codes(x, wide)
     if zero_point is not None:
         value = value - spread(call, _float_codes(zero_point, wide), x)
-    return (value * spread(call, scale, x).to(wide)).to(dtype)
+    return (value * spread(call, wide, x)).to(dtype)
 
 
 @operator("DynamicQuantizeLinear")

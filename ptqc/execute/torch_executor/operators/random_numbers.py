@@ -1,23 +1,12 @@
 """Random numbers: the same ones on every run of a node, other ones than onnxruntime's."""
 
-import onnx_ir as ir
 import torch
 
-from ptqc.execute.torch_executor.convert import TORCH_TYPES
-from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
+from ptqc.execute.torch_executor.numbers import type_named
+from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.seeds import generator
 
 Tensor = torch.Tensor
-
-
-def _dtype(call: Call, default: torch.dtype) -> torch.dtype:
-    number = call.get("dtype")
-    if not number:
-        return default
-    dtype = TORCH_TYPES.get(ir.DataType(number))
-    if dtype is None:
-        raise NoTorchForm(f"torch has no {ir.DataType(number).name}")
-    return dtype
 
 
 def _uniform(call: Call, shape: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -34,32 +23,32 @@ def _normal(call: Call, shape: list[int], dtype: torch.dtype, device: torch.devi
 @operator("RandomUniform")
 def random_uniform(call: Call) -> Tensor:
     """Between ``low`` and ``high``, of the shape in the attributes."""
-    return _uniform(call, call.get("shape"), _dtype(call, torch.float32), torch.device("cpu"))
+    return _uniform(call, call.get("shape"), type_named(call, "dtype", torch.float32), torch.device("cpu"))
 
 
 @operator("RandomNormal")
 def random_normal(call: Call) -> Tensor:
     """Normal numbers, of the shape in the attributes."""
-    return _normal(call, call.get("shape"), _dtype(call, torch.float32), torch.device("cpu"))
+    return _normal(call, call.get("shape"), type_named(call, "dtype", torch.float32), torch.device("cpu"))
 
 
 @operator("RandomUniformLike")
 def random_uniform_like(call: Call, x: Tensor) -> Tensor:
     """Between ``low`` and ``high``, of the shape of x."""
-    return _uniform(call, list(x.shape), _dtype(call, x.dtype), x.device)
+    return _uniform(call, list(x.shape), type_named(call, "dtype", x.dtype), x.device)
 
 
 @operator("RandomNormalLike")
 def random_normal_like(call: Call, x: Tensor) -> Tensor:
     """Normal numbers, of the shape of x."""
-    return _normal(call, list(x.shape), _dtype(call, x.dtype), x.device)
+    return _normal(call, list(x.shape), type_named(call, "dtype", x.dtype), x.device)
 
 
 @operator("Bernoulli")
 def bernoulli(call: Call, x: Tensor) -> Tensor:
     """1 with the probability x."""
     draws = torch.rand(x.shape, generator=generator(call, x.device), device=x.device, dtype=torch.float64)
-    return (draws < x).to(_dtype(call, x.dtype))
+    return (draws < x).to(type_named(call, "dtype", x.dtype))
 
 
 @operator("Multinomial")
@@ -67,4 +56,4 @@ def multinomial(call: Call, x: Tensor) -> Tensor:
     """Classes drawn by their unnormalized log-probabilities."""
     shares = torch.softmax(x.to(torch.float64), 1)
     draws = torch.multinomial(shares, call.get("sample_size", 1), True, generator=generator(call, x.device))
-    return draws.to(_dtype(call, torch.int32))
+    return draws.to(type_named(call, "dtype", torch.int32))

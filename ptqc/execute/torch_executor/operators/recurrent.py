@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
+from ptqc.execute.torch_executor.windows import pad
 
 Tensor = torch.Tensor
 Activation = Callable[[Tensor], Tensor]
@@ -105,7 +106,7 @@ def gru(
         # The bias of the recurrent part of the last gate is inside of what the reset gate scales.
         of_inputs, of_states = bias.chunk(2, 1)
         inner = of_states[:, 2 * size :]
-        summed = of_inputs + _functional.pad(of_states[:, : 2 * size], (0, size))
+        summed = of_inputs + pad(of_states[:, : 2 * size], [0], [size])
 
     def step_of(direction: int) -> StepFunction:
         f, g = functions[2 * direction : 2 * direction + 2]

@@ -1,11 +1,12 @@
 """Reductions along axes."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from math import inf, prod
 from typing import Any
 
 import torch
 
+from ptqc.execute.torch_executor.numbers import given, normalized_all
 from ptqc.execute.torch_executor.registry import Call, operator
 from ptqc.execute.torch_executor.wide import WIDER, ordered, unordered
 
@@ -15,9 +16,9 @@ Reduction = Callable[[Tensor, list[int], bool], Tensor]
 
 def _axes(call: Call, x: Tensor, axes: Tensor | None) -> list[int] | None:
     """The axes to reduce, all by default; None where nothing is to be reduced."""
-    given: Sequence[int] = call.get("axes", ()) if axes is None else axes.reshape(-1).tolist()
-    if given:
-        return [axis + x.dim() if axis < 0 else axis for axis in given] if x.dim() else []
+    found = given(call, "axes", axes)
+    if found:
+        return normalized_all(found, x.dim()) if x.dim() else []
     return None if call.get("noop_with_empty_axes", 0) else list(range(x.dim()))
 
 
@@ -42,7 +43,7 @@ def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if x.is_floating_point():
         return torch.mean(x, axes, keep)
-    count = math.prod(x.shape[axis] for axis in axes)
+    count = prod(x.shape[axis] for axis in axes)
     return torch.div(_sum(x, axes, keep), count, rounding_mode="trunc").to(x.dtype)
 
 
@@ -85,7 +86,7 @@ def _of_nothing(x: Tensor, axes: list[int], keep: bool, greatest: bool) -> Tenso
     shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
     fill: Any
     if x.is_floating_point():
-        fill = -math.inf if greatest else math.inf
+        fill = -inf if greatest else inf
     elif x.dtype is torch.bool:
         fill = not greatest
     else:

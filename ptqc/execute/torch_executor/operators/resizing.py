@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptqc.execute.torch_executor.numbers import integers, normalized_all
+from ptqc.execute.torch_executor.numbers import along_axis, integers, normalized_all
 from ptqc.execute.torch_executor.registry import Call, NoTorchForm, operator
 
 Tensor = torch.Tensor
@@ -26,6 +26,7 @@ class _Axis:
 
     @property
     def kept(self) -> bool:
+        """Whether nothing happens."""
         return self.before == self.after and isclose(self.scale, 1.0) and self.roi == (0.0, 1.0)
 
 
@@ -84,7 +85,7 @@ def _scaled(axis: int, before: int, scale: float, roi: tuple[float, float] = (0.
 
 
 def _axes(call: Call, x: Tensor, roi: Any, scales: Any, sizes: Any, how: _How) -> list[_Axis]:
-    axes = normalized_all(call.get("axes") or list(range(x.ndim)), x.ndim)
+    axes = normalized_all(call.get("axes") or list(range(x.dim())), x.dim())
     regions = [(0.0, 1.0)] * len(axes)
     if how.coordinates == "tf_crop_and_resize":
         bounds = roi.tolist()
@@ -116,7 +117,7 @@ def _resized(x: Tensor, axes: Sequence[_Axis], how: _How, extrapolation: float) 
         places = _coordinates(axis, how)
         if how.coordinates == "tf_crop_and_resize":
             beyond = ((places < 0) | (places > axis.before - 1)).to(x.device)
-            beyond = beyond.reshape(-1, *[1] * (x.ndim - 1 - axis.axis))
+            beyond = along_axis(beyond, axis.axis, x.dim())
             outside = beyond if outside is None else outside | beyond
         x = _along(x, axis, places, how)
     if outside is not None:
@@ -128,7 +129,7 @@ def _bilinear(x: Tensor, changed: Sequence[_Axis], how: _How) -> Tensor | None:
     """Planes by torch's own kernel, where its coordinates are those asked for."""
     aligned = how.coordinates == "align_corners"
     halved = how.coordinates == "half_pixel"
-    if how.mode != "linear" or how.antialias or not (aligned or halved) or x.ndim != 4:
+    if how.mode != "linear" or how.antialias or not (aligned or halved) or x.dim() != 4:
         return None
     if sorted(axis.axis for axis in changed) != [2, 3] or not x.numel():
         return None
@@ -169,10 +170,9 @@ def _along(x: Tensor, axis: _Axis, places: Tensor, how: _How) -> Tensor:
         raise NoTorchForm(f"mode {how.mode}")
     indices, weights = _taps(axis, places, how)
     indices, weights = indices.to(x.device), weights.to(x.device, x.dtype)
-    shape = [-1] + [1] * (x.ndim - 1 - axis.axis)
     total = torch.zeros((), dtype=x.dtype, device=x.device)
     for tap in range(indices.shape[1]):
-        total = total + x.index_select(axis.axis, indices[:, tap]) * weights[:, tap].reshape(shape)
+        total = total + x.index_select(axis.axis, indices[:, tap]) * along_axis(weights[:, tap], axis.axis, x.dim())
     return total
 
 

@@ -20,7 +20,7 @@ _MODES = {"linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic", "bic
 @operator("GridSample", since=16)
 def grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
     """x: [batch, channels, *sizes]; grid: [batch, *sizes out, spatial axes], from -1 to 1, innermost axis first."""
-    rank = x.ndim - 2
+    rank = x.dim() - 2
     mode = _MODES[call.get("mode", "linear")]
     arguments = mode, call.get("padding_mode", "zeros"), bool(call.get("align_corners", 0))
     if not x.is_floating_point() or not 1 <= rank <= 3 or (rank == 3 and mode == "bicubic"):
@@ -117,8 +117,8 @@ def deform_conv(
     call: Call, x: Tensor, w: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Of images; offset: [batch, offset groups * elements of the kernel * 2, rows out, columns out]."""
-    if x.ndim != 4:
-        raise NoTorchForm(f"{x.ndim - 2} spatial axes")
+    if x.dim() != 4:
+        raise NoTorchForm(f"{x.dim() - 2} spatial axes")
     (batch, channels), sizes = x.shape[:2], x.shape[2:]
     groups, shared = call.get("group", 1), call.get("offset_group", 1)
     windows: Any = windows_of(call, sizes, w.shape[2:])

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from math import log, pi
 from typing import Any
 
-import onnx_ir as ir
 import torch
 
-from ptqc.execute.torch_executor.convert import TORCH_TYPES
-from ptqc.execute.torch_executor.numbers import integers, normalized
+from ptqc.execute.torch_executor.numbers import integers, normalized, type_named
 from ptqc.execute.torch_executor.registry import Call, operator
 
 Tensor = torch.Tensor
@@ -31,7 +29,7 @@ def dft_17(call: Call, x: Tensor, length: Any = None) -> Tensor:
 
 
 def _dft(call: Call, x: Tensor, length: Any, axis: int) -> Tensor:
-    axis = normalized(axis, x.ndim)
+    axis = normalized(axis, x.dim())
     size = None if length is None else integers(length)[0]
     half, signal = bool(call.get("onesided", 0)), _numbers(x)
     if call.get("inverse", 0):
@@ -72,11 +70,7 @@ def _window(call: Call, size: Tensor, function: Callable[[Tensor], Tensor]) -> T
     count = integers(size)[0]
     period = count if call.get("periodic", 1) else count - 1
     angles = torch.arange(count, dtype=torch.float64, device=size.device) * (2 * pi) / period
-    return function(angles).to(_type(call))
-
-
-def _type(call: Call) -> torch.dtype:
-    return TORCH_TYPES[ir.DataType(call.get("output_datatype", ir.DataType.FLOAT))]
+    return function(angles).to(type_named(call, "output_datatype", torch.float32))
 
 
 @operator("HannWindow")
@@ -110,4 +104,5 @@ def mel_weight_matrix(call: Call, bands: Tensor, length: Tensor, rate: Tensor, l
     rising = torch.where(center == left, 1.0, (place - left) / (center - left))
     falling = (right - place) / (right - center)
     weights = torch.where((place >= left) & (place <= center), rising, 0.0)
-    return torch.where((place >= center) & (place < right), falling, weights).to(_type(call))
+    weights = torch.where((place >= center) & (place < right), falling, weights)
+    return weights.to(type_named(call, "output_datatype", torch.float32))

@@ -7,7 +7,7 @@ import torch
 from ptqc.execute.torch_executor.registry import Call, operator
 
 Tensor = torch.Tensor
-TRAINING = "ai.onnx.preview.training"
+_DOMAIN = "ai.onnx.preview.training"
 
 
 def _each(values: Sequence[Tensor], states: int, update: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -17,7 +17,7 @@ def _each(values: Sequence[Tensor], states: int, update: Callable[..., tuple[Ten
     return tuple(updated[part].to(values[0].dtype) for part in range(1 + states) for updated in found)
 
 
-@operator("Adagrad", domain=TRAINING)
+@operator("Adagrad", domain=_DOMAIN)
 def adagrad(call: Call, rate: Tensor, step: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """Tensors and sums of squared gradients after one step."""
     rate = rate / (1 + step * call.get("decay_factor", 0.0))
@@ -30,7 +30,7 @@ def adagrad(call: Call, rate: Tensor, step: Tensor, *values: Tensor) -> tuple[Te
     return _each(values, 1, update)
 
 
-@operator("Adam", domain=TRAINING)
+@operator("Adam", domain=_DOMAIN)
 def adam(call: Call, rate: Tensor, step: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """Tensors and both averages of gradients after one step."""
     alpha, beta = call.get("alpha", 0.9), call.get("beta", 0.999)
@@ -47,7 +47,7 @@ def adam(call: Call, rate: Tensor, step: Tensor, *values: Tensor) -> tuple[Tenso
     return _each(values, 2, update)
 
 
-@operator("Momentum", domain=TRAINING)
+@operator("Momentum", domain=_DOMAIN)
 def momentum(call: Call, rate: Tensor, step: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """Tensors and momenta after one step, plain or Nesterov's."""
     alpha, beta = call.get("alpha"), call.get("beta") if int(step) > 0 else 1.0
