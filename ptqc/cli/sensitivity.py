@@ -1,6 +1,5 @@
 """``ptqc sensitivity``: which nodes a model can least afford at few bits."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def _check_output(path: Path, model: Path, force: bool) -> None:
             CostTable.from_text(path.read_text("utf-8"))
             ours = True
         except (OptionError, UnicodeDecodeError):
-            ours = False
+            pass
     check_output_path(path, (model,), force=force or ours)
 
 
@@ -124,9 +123,9 @@ def _ordered(table: "CostTable") -> list[str]:
 
 def _decibels(cost: "Cost") -> float | None:
     """The SQNR that a sensitivity amounts to."""
-    if cost.sensitivity is None:
-        return None
-    return -10.0 * math.log10(cost.sensitivity) if cost.sensitivity > 0 else math.inf
+    from ptqc.report.estimates import decibels
+
+    return None if cost.sensitivity is None else decibels(1.0, cost.sensitivity)
 
 
 def _mean_decibels(costs: "tuple[Cost, ...]") -> tuple[float, str]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Self, get_args
 
@@ -129,14 +129,7 @@ class CostTable:
         return {
             "version": COST_VERSION,
             "graph_hash": self.graph_hash,
-            "measured_on": None
-            if measured is None
-            else {
-                "description": measured.description,
-                "digest": measured.digest,
-                "samples": measured.samples,
-                "metric": measured.metric,
-            },
+            "measured_on": None if measured is None else asdict(measured),
             "costs": [cost.to_json() for cost in self.costs],
         }
 
