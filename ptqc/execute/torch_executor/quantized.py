@@ -212,9 +212,8 @@ class QuantizedExecutor(TorchExecutor):
         exact = {name for step, form in forms.items() if form in _COMPUTED_IN_FLOAT for name in step.outputs}
         coded = {name for step, form in forms.items() if form not in _READ_FLOAT for name in step.inputs}
         constants = self._constants(forms)
-        rules = {}
+        rules, tensors = {}, self.plan.tensors
         for step, form in forms.items():
-            tensors = self.plan.tensors
             float_reader = form in _READ_FLOAT
             reads = tuple(
                 _codes_key(name) if name in exact and name in tensors and not float_reader else name

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 import torch
 
@@ -121,7 +120,7 @@ def deform_conv(
         raise NoTorchForm(f"{x.dim() - 2} spatial axes")
     (batch, channels), sizes = x.shape[:2], x.shape[2:]
     groups, shared = call.get("group", 1), call.get("offset_group", 1)
-    windows: Any = windows_of(call, sizes, w.shape[2:])
+    windows = windows_of(call, sizes, w.shape[2:])
     elements, counts = prod(windows.kernel), offset.shape[2:]
     offset = offset.reshape(batch * shared, elements, 2, *counts)
     places = []
