@@ -10,6 +10,8 @@ from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.source import shape_text
 from ptqc.core.errors import quoted
 
+GREATEST = 1e30  # magnitude of legal values: products with larger ones are no float32
+
 
 class Kind(StrEnum):
     """What the numbers of an input stand for."""

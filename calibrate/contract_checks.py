@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ptqc.calibrate.contract import Kind
+from ptqc.calibrate.contract import GREATEST, Kind
 from ptqc.calibrate.contract_options import Declared
 from ptqc.calibrate.convert import is_float
 from ptqc.calibrate.preprocess import Preprocessing
@@ -73,6 +73,18 @@ def check_preprocessing(preprocessing: Preprocessing | None, kinds: Mapping[str,
     raise OptionError(
         "--preprocess is for images, and no input of the model seems to take any",
         fix=f"leave it out, or declare the input: --input {first}:kind=image",
+    )
+
+
+def check_limits(low: tuple[float, ...], high: tuple[float, ...], name: str) -> None:
+    """Raises OptionError where the preprocessing of an image gives values that cannot be computed with."""
+    if all(abs(end) <= GREATEST for end in (*low, *high)):
+        return
+    raise OptionError(
+        "the preprocessing gives values that are too large",
+        where=f"input {quoted(name)}",
+        why=f"pixels from 0 to 255 become {min(low):.4g} to {max(high):.4g}",
+        fix="correct mean, std and scale",
     )
 
 

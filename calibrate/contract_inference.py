@@ -7,8 +7,14 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.calibrate.contract import InputContract, Kind
-from ptqc.calibrate.contract_checks import check_declared, check_preprocessing, known_vocabulary, unknown_input
+from ptqc.calibrate.contract import GREATEST, InputContract, Kind
+from ptqc.calibrate.contract_checks import (
+    check_declared,
+    check_limits,
+    check_preprocessing,
+    known_vocabulary,
+    unknown_input,
+)
 from ptqc.calibrate.contract_metadata import image_metadata, image_size, read_metadata
 from ptqc.calibrate.contract_options import Declared, Given, read_declared
 from ptqc.calibrate.convert import is_float
@@ -142,6 +148,7 @@ def _contract(
         known = InputSpec(spec.name, spec.dtype, shape)
         units = image_units(model, known, one.declared, given, one.guess.channels, one.guess.layout, blank)
         low, high = legal_range(units.steps)
+        check_limits(low, high, spec.name)
         contract = replace(contract, preprocessing=units.steps, assumed=units.assumed)
         notes.append(units.origin)
     elif kind is Kind.TOKENS:
@@ -190,5 +197,6 @@ def _range(model: ir.Model, one: _Input, shape: Shape) -> tuple[tuple[float, ...
     bounds = [constant_array(item) for item in node.inputs[1:3]] if is_op(node, "Clip") and node is not None else []
     if len(bounds) == 2 and all(bound is not None and bound.size == 1 for bound in bounds):
         low, high = (float(np.asarray(bound).reshape(())) for bound in bounds)
-        return (low,), (high,)
+        if -GREATEST <= low < high <= GREATEST:  # others bound nothing: Inf, or the greatest float
+            return (low,), (high,)
     return (), ()

@@ -1,12 +1,13 @@
 """What users and metadata say about inputs: ``name:kind=image,range=0:1,shape=1x3x224x224`` as text or as a table."""
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ptqc.calibrate.contract import Kind
+from ptqc.calibrate.contract import GREATEST, Kind
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.core.errors import OptionError, nearest, quoted
 
@@ -17,6 +18,7 @@ KEYS = ("kind", "range", *STEPS, "shape", "vocabulary", "value")
 IMPLIED = {**dict.fromkeys(STEPS, Kind.IMAGE), "vocabulary": Kind.TOKENS, "value": Kind.VALUE}
 MAX_ELEMENTS = 1 << 28
 MAX_VOCABULARY = 1 << 24
+EXAMPLES = {"range": "range=0:1", "vocabulary": "vocabulary=30522", "value": "value=16000"}
 HEAD = re.compile(r"(?:(.*?):)?\s*([A-Za-z_]+)\s*=")
 
 
@@ -198,10 +200,11 @@ def _kind(value: Any, where: str) -> Kind:
 def _number(value: Any, key: str, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise OptionError(f"{key}: {quoted(value)} is no number", where=where, fix=f"write it like {key}=16000")
+    if not abs(number) <= GREATEST:
+        what = f"{key}: {quoted(value)} is no number, or too large"
+        raise OptionError(what, where=where, fix=f"write it like {EXAMPLES[key]}")
     return number
 
 
@@ -210,7 +213,7 @@ def _range(value: Any, where: str) -> tuple[float, float]:
     if len(parts) != 2:
         raise OptionError(f"{quoted(_plain(value))} is no range", where=where, fix="write it like range=0:1")
     low, high = (_number(part, "range", where) for part in parts)
-    if not low < high:
+    if not high - low >= 1 / GREATEST:
         raise OptionError(f"the range {low:g}:{high:g} is empty", where=where, fix="write the lower end first")
     return low, high
 
@@ -218,7 +221,7 @@ def _range(value: Any, where: str) -> tuple[float, float]:
 def _shape(value: Any, where: str) -> tuple[int, ...]:
     parts = value.lower().split("x") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ()
     try:
-        sizes = tuple(int(part) for part in parts)
+        sizes = tuple(int(part) if isinstance(part, str) else operator.index(part) for part in parts)
     except (TypeError, ValueError):
         sizes = ()
     if not sizes or min(sizes) < 1 or math.prod(sizes) > MAX_ELEMENTS:

@@ -73,10 +73,11 @@ def image_units(
 
 def legal_range(steps: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Least and greatest values of pixels from 0 to 255: one for each channel, or one where all are equal."""
-    ends = [
-        (np.asarray([pixel / (steps.scale or 1.0)]) - np.asarray(steps.mean)) / np.asarray(steps.std)
-        for pixel in (0.0, 255.0)
-    ]
+    with np.errstate(all="ignore"):  # what is too large is refused, see check_limits
+        ends = [
+            (np.asarray([pixel / (steps.scale or 1.0)]) - np.asarray(steps.mean)) / np.asarray(steps.std)
+            for pixel in (0.0, 255.0)
+        ]
     low, high = np.minimum(*ends), np.maximum(*ends)
     if len(set(low)) == 1 and len(set(high)) == 1:
         low, high = low[:1], high[:1]
@@ -113,7 +114,11 @@ def _completed(steps: Preprocessing, spec: InputSpec) -> Preprocessing:
     try:
         done, _ = completed(steps, spec)
     except PtqcError as error:
-        raise OptionError(error.what, where=error.where or f"input {quoted(spec.name)}", fix=error.fix) from error
+        raise OptionError(
+            error.what,
+            where=error.where or f"input {quoted(spec.name)}",
+            fix=error.fix or "declare kind=vector with a range",
+        ) from error
     return replace(done, resize=None, crop=None, resize_mode="shorter")
 
 

@@ -124,7 +124,7 @@ def _numbers(key: str, value: Any) -> tuple[float, ...]:
     parts = value.split(":") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     try:
         numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"{quoted(value)} is no number", where=f"preprocessing key {key}") from error
     if not numbers or not all(map(math.isfinite, numbers)) or len(numbers) > (1 if key == "scale" else 4):
         raise OptionError(

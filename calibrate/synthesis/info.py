@@ -1,7 +1,7 @@
 """What a file of synthetic samples says of itself, and how such files are written and recognized."""
 
 import json
-import math
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from ptqc.calibrate.arrays import DAMAGED, SYNTHETIC_KEY
+from ptqc.calibrate.contract import GREATEST
 from ptqc.core.errors import DataError
 from ptqc.core.types import Array
 from ptqc.graph.files import replace_together
@@ -65,13 +66,16 @@ class SyntheticInfo:
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise ValueError(f"this is no description of synthetic data of version {VERSION}")
         try:
+            losses = {_word(name, LOSSES): _number(loss) for name, loss in _table(data["losses"])}
+            if losses and len(losses) != len(LOSSES):
+                raise ValueError(f"the losses are not {', '.join(LOSSES)}")
             return cls(
                 source=_word(data["source"], SOURCES),
                 seed=_count(data["seed"]),
                 samples=_count(data["samples"]),
                 method=_text(data["method"]),
                 ranges={_text(name): _limits(limits) for name, limits in _table(data["ranges"])},
-                losses={_word(name, LOSSES): _number(loss) for name, loss in _table(data["losses"])},
+                losses=losses,
                 steps=_count(data["steps"]),
                 kinds=tuple(_text(kind) for kind in data["kinds"]),
                 assumed=data["assumed"] is True,
@@ -104,7 +108,8 @@ def _count(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # Compared, not converted: JSON has whole numbers that no float holds. NaN fails it, too.
+    if type(value) not in (int, float) or not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError("no finite number")
     return float(value)
 
@@ -113,8 +118,8 @@ def _limits(value: Any) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError("a range has two ends")
     low, high = _number(value[0]), _number(value[1])
-    if low > high:
-        raise ValueError("a range begins above its end")
+    if low > high or max(abs(low), abs(high)) > GREATEST:
+        raise ValueError("a range begins above its end, or is too large")
     return low, high
 
 

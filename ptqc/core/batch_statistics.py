@@ -50,13 +50,14 @@ class BatchStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain data; the shortest decimals that give the same float32 keep the text half as long."""
         record: dict[str, Any] = {"tensor": self.tensor, "normalized": self.normalized, "epsilon": self.epsilon}
-        for name in _PARAMETERS:
-            record[name] = [float(str(value)) for value in getattr(self, name).astype(np.float32)]
+        with np.errstate(over="ignore"):  # Inf is refused by name when it is read
+            arrays = {name: getattr(self, name).astype(np.float32) for name in _PARAMETERS}
+        record.update((name, [float(str(value)) for value in array]) for name, array in arrays.items())
         return record
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`; ValueError, KeyError or TypeError on anything else."""
+        """The inverse of :meth:`to_json`; ValueError, KeyError, TypeError or OverflowError on anything else."""
         arrays = {name: np.asarray(data[name], np.float64) for name in _PARAMETERS}
         if any(array.ndim != 1 or array.shape != arrays["mean"].shape for array in arrays.values()):
             raise ValueError("the parameters of a BatchNormalization differ in size")
@@ -75,7 +76,7 @@ def read_statistics(text: str | None) -> tuple[BatchStatistics, ...]:
         return ()
     try:
         records = tuple(BatchStatistics.from_json(record) for record in json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         fix = f"remove the metadata {METADATA_KEY} from the model"
         raise ModelError("the statistics in the model's metadata are damaged", why=str(error), fix=fix) from error
     for record in records:

@@ -287,6 +287,8 @@ def test_vector_bounded_by_a_clip():
     contract = only(model(text, a=np.float32(-3), b=np.float32(4)))
     assert (contract.kind, contract.low, contract.high) == (Kind.VECTOR, (-3.0,), (4.0,))
     assert only(model("(float[N,6] x) => (float[N,6] y) { y = Relu (x) }")).low == ()
+    for low, high in ((-np.inf, np.inf), (0, np.finfo(np.float32).max), (4, -3)):
+        assert only(model(text, a=np.float32(low), b=np.float32(high))).low == ()
 
 
 def test_look_alikes():
@@ -334,6 +336,8 @@ def test_unknown_inputs_say_what_to_declare(declaration):
         (["y:range=0:1"], "the model has no input 'y'"),
         (["color=GRAY"], "does not fit color=GRAY"),
         (["mean=1:2"], "mean has 2 numbers for 3 channels"),
+        (["std=1e-320"], "the preprocessing gives values that are too large"),
+        (["mean=1e20,std=1e-20"], "the preprocessing gives values that are too large"),
     ],
 )
 def test_refused_for_an_image(given, message):

@@ -59,6 +59,8 @@ def test_nearest_key_and_kind():
         ("x:shape=1x0", "is no shape"),
         ("x:shape=1x-1", "is no shape"),
         ("x:shape=99999x99999", "is no shape"),
+        ("x:range=0:1e31", "too large"),
+        ("x:range=0:1e-40", "is empty"),
         ("x:vocabulary=1.5", "is no number of tokens"),
         ("x:vocabulary=99999999999", "is no number of tokens"),
         ("x:value=fast", "is no number"),
@@ -73,9 +75,19 @@ def test_refused(text, message):
     assert message in refused(text)
 
 
-def test_flag_is_no_number():
+@pytest.mark.parametrize(
+    "table",
+    [{"value": True}, {"value": 10**400}, {"range": [0, 10**400]}, {"vocabulary": 10**400}],
+)
+def test_no_number_in_a_table(table):
     with pytest.raises(OptionError, match="is no number"):
-        Declared.from_table("x", {"value": True})
+        Declared.from_table("x", table)
+
+
+@pytest.mark.parametrize("shape", [[1, 2.5], [1, None], 5, [10**400]])
+def test_no_shape_in_a_table(shape):
+    with pytest.raises(OptionError, match="is no shape"):
+        Declared.from_table("x", {"shape": shape})
 
 
 def test_later_texts_win_key_by_key():

@@ -188,7 +188,16 @@ def test_statistics_that_are_no_numbers_are_named(name, values, words):
     assert "'b'" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[", "null", "[1]", '[{"tensor": "b"}]', "[" * 100_000])
+HUGE = "1" + "0" * 400  # JSON has such numbers, floats do not
+RECORD = (
+    '[{"tensor": "b", "normalized": true, "epsilon": %s, "gamma": [%s], "beta": [0], "mean": [0], "variance": [1]}]'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "null", "[1]", '[{"tensor": "b"}]', "[" * 100_000, RECORD % (0, HUGE), RECORD % (HUGE, 1)],
+)
 def test_damaged_statistics_are_a_model_error(text):
     with pytest.raises(ModelError, match="damaged"):
         read_statistics(text)
