@@ -15,9 +15,9 @@ import torch
 from ptqc.calibrate.contract import InputContract, Kind
 from ptqc.calibrate.distillation.losses import Target
 from ptqc.calibrate.distillation.network import (
-    CONTINUOUS,
     Network,
     as_tensors,
+    can_change,
     find_scores,
     find_statistics,
 )
@@ -127,7 +127,7 @@ def _problem(model: ir.Model, contracts: Sequence[InputContract], settings: Sett
     if settings.statistic != "none" and not statistics:
         raise NotDistillable(
             f"--distill {settings.method} needs BatchNormalization statistics, and this model has none",
-            why="exporters often fold them into the convolutions, and some networks have none at all",
+            why="exporters often fold BatchNormalization into the convolutions, and some networks have none at all",
             fix="give --stats-from with an unfolded export of the same network, or leave out --distill:"
             " procedural samples are used then",
         )
@@ -137,10 +137,11 @@ def _problem(model: ir.Model, contracts: Sequence[InputContract], settings: Sett
             why="its outputs are not one float tensor [samples, classes]",
             fix="leave out --distill: procedural samples are used then",
         )
-    if not any(contract.kind in CONTINUOUS for contract in contracts):
+    if not any(can_change(contract) for contract in contracts):
         raise NotDistillable(
             f"--distill {settings.method} cannot change any input of this model",
-            why="they are " + ", ".join(f"{quoted(c.name)} ({c.kind})" for c in contracts),
+            why="only numbers that vary freely can be changed, not "
+            + ", ".join(f"{quoted(c.name)} ({c.kind}, {c.dtype})" for c in contracts),
             fix="leave out --distill: procedural samples are used then",
         )
     tensors = [record.tensor for record in statistics] + ([scores.tensor] if scores else [])
@@ -160,7 +161,7 @@ def _with_noise(arrays: Mapping[str, Array], contracts: Sequence[InputContract],
     """White noise of the input's deviation about the middle of its range, in place of samples that can be changed."""
     found = dict(arrays)
     for index, contract in enumerate(contracts):
-        if contract.kind not in CONTINUOUS:
+        if not can_change(contract):
             continue
         shape = found[contract.name].shape
         noise = np.random.default_rng([seed, 2, index]).standard_normal(shape, np.float32)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 
 from ptqc.calibrate.contract import InputContract, Kind
+from ptqc.calibrate.convert import is_float
 from ptqc.core.batch_statistics import METADATA_KEY, BatchStatistics, read_statistics
 from ptqc.core.errors import quoted
 from ptqc.core.types import Array
@@ -17,6 +18,11 @@ from ptqc.execute.torch_executor.executor import TorchExecutor
 CONTINUOUS = (Kind.IMAGE, Kind.AUDIO, Kind.SPECTRUM, Kind.VECTOR)
 FLAT = ("Ceil", "Floor", "Round", "Sign")  # their gradient is zero
 PIECE_BYTES = 128 << 20  # of activations kept for the gradient
+
+
+def can_change(contract: InputContract) -> bool:
+    """Whether distillation can change an input little by little: whole numbers, such as uint8 pixels, it cannot."""
+    return contract.kind in CONTINUOUS and is_float(contract.dtype)
 
 
 def find_statistics(model: ir.Model) -> tuple[BatchStatistics, ...]:
@@ -81,7 +87,7 @@ class Network:
     @property
     def free(self) -> tuple[str, ...]:
         """The inputs that distillation changes."""
-        return tuple(name for name, contract in self.contracts.items() if contract.kind in CONTINUOUS)
+        return tuple(name for name, contract in self.contracts.items() if can_change(contract))
 
     def run(self, samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors for samples [n, ...] of every input, in one call where the model takes more than one sample."""

@@ -133,7 +133,16 @@ def test_tokens_cannot_be_distilled():
         { x = Cast <to=1> (t) a = Conv(x, w) b = BatchNormalization(a, norm1/6) y = Relu(b) }"""
     with pytest.raises(NotDistillable, match="cannot change any input") as caught:
         _distilled(network(text), given="t:kind=tokens,vocabulary=9")
-    assert "'t' (tokens)" in caught.value.why
+    assert "'t' (tokens, int64)" in caught.value.why
+
+
+@pytest.mark.parametrize("given", ["x:kind=image,range=0:255", "x:kind=vector,range=0:255"])
+def test_whole_numbers_cannot_be_distilled(given):
+    text = CLASSIFIER.replace("float[N,3,8,8] x", "uint8[N,3,8,8] x").replace(
+        "a = Conv <pads=[1,1,1,1]> (x", "i = Cast <to=1> (x) a = Conv <pads=[1,1,1,1]> (i"
+    )
+    with pytest.raises(NotDistillable, match="cannot change any input.*'x' .*uint8"):
+        _distilled(network(text), given=given)
 
 
 @pytest.mark.parametrize(
