@@ -100,7 +100,9 @@ def _check_size(spec: InputSpec, sizes: Mapping[str, int]) -> None:
         raise OptionError(
             f"no data can be made for the input {quoted(spec.name)} ({spec})",
             why=f"it must have from 1 to {MAX_ELEMENTS:,} elements",
-            fix="give real data",
+            fix=f"declare other sizes: --input {spec.name}:shape=..., or give real data"
+            if any(not isinstance(size, int) for size in spec.shape or ())
+            else "give real data",
         )
 
 

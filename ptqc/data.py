@@ -168,7 +168,8 @@ def _with_known_units(
 def _described(made: tuple[Synthetic, tuple[InputContract, ...]], loaded: LoadedModel) -> CalibrationData:
     synthetic, contracts = made
     info = synthetic.info
-    name = f"{info.source} by ptqc: {info.method}, seed {info.seed}"
+    name = f"{info.source} by ptqc: {info.method.removeprefix('procedural: ')}, seed {info.seed}"
+    name += ", in units that are assumed" if info.assumed else ""
     source = open_source(dict(synthetic.arrays), input_specs(loaded.model), name=name)
     notes = (*contract_notes(contracts), *synthetic.notes)
     return CalibrationData(source, info, limits_of(info), notes)

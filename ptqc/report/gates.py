@@ -81,8 +81,8 @@ class Gates:
             yield GateResult("min-speedup", self.min_speedup, f"{speedup:.3f}", speedup >= _speedup(self.min_speedup))
         if self.min_confidence is not None:
             if report.confidence is None:
-                why = "a grade is given to results without real data only"
-                raise _unmeasured("--min-confidence", why, "leave it out, or --data: see --max-drop and --min-sqnr")
+                why = "a grade is given to results without real data, by the error of outputs that are real numbers"
+                raise _unmeasured("--min-confidence", why, "leave it out; --max-drop judges by labelled data")
             grade = report.confidence.grade
             yield GateResult("min-confidence", self.min_confidence, grade, grade <= self.min_confidence)
 
