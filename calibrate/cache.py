@@ -10,7 +10,6 @@ import io
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ptqc import __version__
+from ptqc.calibrate.arrays import DAMAGED
 from ptqc.core.ranges import Range
 from ptqc.core.statistics import Statistics
 from ptqc.core.types import Array
@@ -124,12 +124,12 @@ class Cache:
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as stored:
                 return {name.removeprefix(_ARRAY): stored[name] for name in stored.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        except (*DAMAGED, OSError):
             return None
 
     def store_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Keeps arrays under ``key``."""
-        if self.folder is not None:
+        if self.folder is not None and sum(array.nbytes for array in arrays.values()) < MAX_BYTES:
             stream = io.BytesIO()
             named = {f"{_ARRAY}{name}": array for name, array in arrays.items()}  # no argument of savez itself
             np.savez(stream, allow_pickle=False, **named)
