@@ -15,9 +15,8 @@ Tensor = torch.Tensor
 @operator("Constant")
 def constant(call: Call) -> Any:
     """The value in whichever attribute holds it."""
-    for name in ("value", "sparse_value"):
-        if call.get(name) is not None:
-            return call.get(name)
+    if call.get("value") is not None:
+        return call.get("value")
     for name, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
         for attribute in (name, f"{name}s"):
             if call.get(attribute) is not None:
