@@ -32,7 +32,7 @@ from ptqc.graph.costs import node_costs
 # The deviation of pixels in units of their legal range: 0.225 to 0.25 in the usual data sets.
 DEVIATION_OF_RANGE = 0.235
 # Elements of activations in all samples and steps, each counted as MACS_OF_ELEMENT multiply-accumulates: about 40 s of
-# one CPU core, in which ResNet-20 takes 32 samples and 100 steps.
+# one CPU core.
 WORK, MACS_OF_ELEMENT = 4.4e9, 160
 FEWEST_SAMPLES, FEWEST_STEPS = 12, 40
 MOST_NAMED = 5  # operators in a message

@@ -37,8 +37,8 @@ class Settings:
     class_weight: float = 0.1
     variation_weight: float = 0.1
     procedural_start: bool = True
-    samples: int = 32
-    steps: int = 100
+    samples: int = 64
+    steps: int = 80
     rate: float = 0.1
     patience: int = 0
     clamped: bool = True
@@ -50,7 +50,13 @@ BATCH_NORM = Settings("batch-norm")
 # For estimates and sensitivities: the class term saturates the softmax, the procedural start is that of the data which
 # is to be judged.
 BATCH_NORM_NOISE = replace(
-    BATCH_NORM, method="batch-norm-noise", class_weight=0.0, variation_weight=0.0, procedural_start=False, steps=60
+    BATCH_NORM,
+    method="batch-norm-noise",
+    class_weight=0.0,
+    variation_weight=0.0,
+    procedural_start=False,
+    samples=32,
+    steps=60,
 )
 
 # Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (arXiv 2001.00281), as in its published code:
@@ -59,6 +65,7 @@ SAMPLE_NORM = Settings(
     "sample-norm",
     statistic="sample",
     relative=False,
+    samples=32,
     input_term=True,
     class_weight=0.0,
     variation_weight=0.0,
