@@ -75,7 +75,8 @@ class Subject:
 
     def seeds_of(self, source: str) -> range:
         """Sources that are there for comparison only get one seed where a run takes long."""
-        return range(1 if source in (ZEROQ, NORMAL, UNIFORM) and self.name in LARGE else self.seeds)
+        once = source == ZEROQ or (source in (NORMAL, UNIFORM) and self.name in LARGE)
+        return range(1 if once else self.seeds)
 
 
 def subjects() -> tuple[str, ...]:

@@ -17,13 +17,13 @@ def write_grid(images: Array, path: Path) -> None:
     """Writes the first 64 images or fewer as one PNG, whole or not at all; small ones enlarged without smoothing.
 
     Args:
-        images: uint8 [n, height, width, channels], channels 1, 3 or 4, n at least 1.
+        images: uint8 [n, height, width, channels], channels 1 or 3, n at least 1.
 
     Raises OutputError where the file cannot be written.
     """
     from PIL import Image
 
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3, 4) or 0 in images.shape:
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"no images: {images.dtype} {list(images.shape)}")
     shown = images[: MOST_TILES**2]
     columns = min(MOST_TILES, int(np.ceil(len(shown) ** 0.5)))
@@ -31,7 +31,7 @@ def write_grid(images: Array, path: Path) -> None:
     height, width = _tile_size(images.shape[1], images.shape[2])
     reduced = max(images.shape[1:3]) > LARGEST_TILE
     method = Image.Resampling.BOX if reduced else Image.Resampling.NEAREST
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[images.shape[3]]
+    mode = "L" if images.shape[3] == 1 else "RGB"
     sheet = Image.new(mode, (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), (BACKGROUND,) * len(mode))
     for place, image in enumerate(shown):
         row, column = divmod(place, columns)

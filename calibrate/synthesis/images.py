@@ -23,13 +23,13 @@ def synthesize_images(count: int, height: int, width: int, channels: int, seed: 
     Image i depends on the size, the seed and i alone: parts of a set, made in any order, equal the whole.
 
     Args:
-        channels: 1 (grey), 3 (red, green, blue) or 4 (and opacity).
+        channels: 1 (grey) or 3 (red, green, blue).
         seed: not negative.
 
     Returns:
         uint8 [count, height, width, channels].
     """
-    if channels not in (1, 3, 4) or min(count, first, seed) < 0 or min(height, width) < 1:
+    if channels not in (1, 3) or min(count, first, seed) < 0 or min(height, width) < 1:
         raise ValueError(f"no images [{count}, {height}, {width}, {channels}] from {first} with seed {seed}")
     images = np.empty((count, height, width, channels), np.uint8)
     for place in range(count):
@@ -71,8 +71,6 @@ def _image(index: int, height: int, width: int, channels: int, seed: int) -> Arr
     if channels == 1:
         grey = sum(image[..., channel] * np.float32(weight) for channel, weight in enumerate(GREY_WEIGHTS))
         image = np.asarray(grey)[..., None]
-    if channels == 4:
-        image = np.concatenate([image, _opacity(rng, height, width)[..., None]], axis=2)
     return _as_pixels(image)
 
 
@@ -95,14 +93,6 @@ def _blurred(image: Array, sigma: float) -> Array:
 
     picture = Image.fromarray(_as_pixels(image)).filter(ImageFilter.GaussianBlur(sigma))
     return np.asarray(picture, np.float32) / np.float32(255)
-
-
-def _opacity(rng: np.random.Generator, height: int, width: int) -> Array:
-    """All opaque, or patches with soft borders: float32 [height, width]."""
-    if rng.random() < 0.5:
-        return np.ones((height, width), np.float32)
-    matte: Array = np.clip(np.float32(0.5) + 4 * power_noise(rng, height, width, 1.6), 0, 1)
-    return matte
 
 
 def _as_pixels(image: Array) -> Array:

@@ -8,8 +8,6 @@ from ptqc.calibrate.pixels import as_pixels
 from ptqc.calibrate.preprocess import Preprocessing
 from ptqc.calibrate.source import InputSpec
 from ptqc.calibrate.synthesis.images import synthesize_images
-from ptqc.calibrate.synthesis.limits import by_channel
-from ptqc.calibrate.synthesis.vectors import into_range
 from ptqc.core.errors import DataError, quoted
 from ptqc.core.types import Array
 
@@ -17,20 +15,17 @@ from ptqc.core.types import Array
 def pictures(contract: InputContract, first: int, count: int, seed: int) -> Array:
     """Images ``first`` ... of the sequence of ``seed`` as the model takes them: [count, *sample_shape].
 
-    Raises DataError for a shape that is no image's, or that the preprocessing does not give.
+    Raises DataError for a shape that is no image's (1 or 3 channels), or that the preprocessing does not give.
     """
-    shape = contract.sample_shape
-    if len(shape) != 3:
+    shape, steps = contract.sample_shape, contract.preprocessing or Preprocessing()
+    if len(shape) != 3 or not {1, 3} & {shape[0], shape[2]}:
         raise DataError(
             f"the input {quoted(contract.name)} of shape {list(contract.shape)} takes no images",
             fix=f"declare what it is: --input {contract.name}:kind=vector",
         )
-    steps = contract.preprocessing or Preprocessing()
-    layout = steps.layout or ("NHWC" if shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4) else "NCHW")
+    layout = steps.layout or ("NHWC" if shape[2] in (1, 3) and shape[0] not in (1, 3) else "NCHW")
     height, width = shape[1:] if layout == "NCHW" else shape[:2]
     channels = shape[0] if layout == "NCHW" else shape[2]
-    if channels not in (1, 3):
-        return _many_channels(contract, layout, (height, width, channels), first, count, seed)
     if steps.resize is not None:  # images of that size pass the resizing as they are
         height, width = steps.resize
     pixels = synthesize_images(count, height, width, channels, seed, first)
@@ -38,19 +33,6 @@ def pictures(contract: InputContract, first: int, count: int, seed: int) -> Arra
     rows, _ = as_pixels(MemoryRows(pixels), spec, steps, "synthetic images")
     with rows.open() as reader:
         return reader.read(count)
-
-
-def _many_channels(
-    contract: InputContract, layout: str, size: tuple[int, int, int], first: int, count: int, seed: int
-) -> Array:
-    """Bands of several images over each other, spread over the legal range ([0, 1] where none is known)."""
-    height, width, channels = size
-    groups = -(-channels // 3)
-    made = [synthesize_images(count, height, width, 3, seed + (group << 40), first) for group in range(groups)]
-    values = np.concatenate(made, axis=3)[..., :channels].astype(np.float32) / np.float32(255)
-    values = np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
-    low, high = contract.low or (0.0,), contract.high or (1.0,)
-    return into_range(values * 4 - 2, by_channel(contract, low), by_channel(contract, high))
 
 
 def as_pixels_again(contract: InputContract, samples: Array) -> Array:

@@ -120,13 +120,10 @@ def test_images_are_made_at_the_size_that_the_resizing_leaves_alone() -> None:
     np.testing.assert_array_equal(as_pixels_again(contract, made), pixels)
 
 
-def test_images_of_integers_and_of_many_bands() -> None:
+def test_images_of_integers() -> None:
     grey = InputContract("x", Kind.IMAGE, np.dtype(np.uint8), (1, 1, 16, 16), preprocessing=Preprocessing())
     made = synthesize([grey], 4, 0)["x"]
     assert made.dtype == np.uint8 and np.array_equal(made[:, 0], synthesize_images(4, 16, 16, 1, 0)[..., 0])
-    bands = InputContract("x", Kind.IMAGE, F32, (1, 7, 16, 16), low=(-1.0,), high=(3.0,))
-    made = synthesize([bands], 4, 0)["x"]
-    assert made.shape == (4, 7, 16, 16) and made.min() >= -1 and made.max() <= 3 and made.std() > 0.3
 
 
 def test_two_images_of_one_sample_differ() -> None:
