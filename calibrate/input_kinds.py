@@ -151,7 +151,11 @@ def _table_rows(readers: list[tuple[ir.Node, int]]) -> int:
                 rows.append(int(table.shape.numpy()[axis]))
         elif is_op(node, "OneHot") and index == 0:
             depth = constant_array(node.inputs[1])
-            rows += [int(depth.reshape(-1)[0])] if depth is not None and depth.size == 1 else []
+            rows += (
+                [int(depth.reshape(-1)[0])]
+                if depth is not None and depth.size == 1 and np.isfinite(depth).all()
+                else []
+            )
         elif is_op(node, "Equal"):
             codes = constant_array(node.inputs[1 - index])
             if codes is not None and codes.size > 1 and np.array_equal(codes.reshape(-1), np.arange(codes.size)):
