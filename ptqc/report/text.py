@@ -1,8 +1,9 @@
 """A report for terminals: a summary, what to act on, and the layers that matter."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptqc.report.report import LayerInfo, Report
+from ptqc.report.report import Coverage, LayerInfo, Report
 from ptqc.report.summary import (
     count_text,
     decibel_text,
@@ -36,6 +37,8 @@ def report_renderables(report: Report, everything: bool = False) -> list[Any]:
     if report.layers:
         parts.append(layer_table(report.layers, everything))
     if everything:
+        if report.confidence is not None and report.confidence.coverage:
+            parts.append(_coverage_table(report.confidence.coverage))
         if report.passes:
             parts.append(_pass_table(report))
         parts += [_paragraph("note: ", sentence, "") for sentence in report.notes]
@@ -109,6 +112,16 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
         figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
         why = printable(layer.reason, 120) if everything or layer.precision == "float" else ""
         table.add_row(str(number), *names, *figure_cells, why)
+    return table
+
+
+def _coverage_table(coverage: Sequence[Coverage]) -> "Table":
+    """The range of every quantized tensor beside that of other made-up samples."""
+    columns = (("tensor", False), ("range", False), ("other samples", False), ("held", True))
+    table = plain_table("Coverage: ranges of the plan, and those of other made-up samples", *columns)
+    for row in coverage:
+        ranges = (f"{row.low:.4g} to {row.high:.4g}", f"{row.seen_low:.4g} to {row.seen_high:.4g}")
+        table.add_row(short_name(row.tensor, NAME_WIDTH), *ranges, f"{row.share:.0%}")
     return table
 
 

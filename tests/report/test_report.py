@@ -17,6 +17,8 @@ from ptqc.report.gates import Gates, gate_failure
 from ptqc.report.html import sqnr_plot, to_html
 from ptqc.report.markdown import to_markdown
 from ptqc.report.report import (
+    Confidence,
+    Coverage,
     DataInfo,
     Figures,
     FileInfo,
@@ -148,6 +150,18 @@ def test_text_holds_layers_passes_and_notes():
     assert "QLinearConv" not in text  # kernels stand in the page and the JSON
     for expected in ("conv1", "75.0%", "exact", "bn4: its input is a graph output", "note: the batch is free"):
         assert expected in text
+
+
+def test_confidence_is_an_estimate_in_every_rendering():
+    coverage = (Coverage("conv1_out", 0.0, 2.0, 0.0, 4.0, 0.5), Coverage("fc_out", -1.0, 1.0, -0.5, 0.5, 1.0))
+    losses = {"noise": 0.8, "start": 0.1, "end": 0.05}
+    report = replace(full_report(), confidence=Confidence("B", 18.0, "32 samples", losses, coverage))
+    assert Report.from_json(report.to_json()) == report
+    for text in (rendered(report), to_html(report)):
+        for expected in ("probably at least 18 dB", "not measured", "1 of 2 tensors", "conv1_out", "0 to 4", "50"):
+            assert expected in text
+    rows = dict(summary_rows(report))
+    assert rows["distillation"] == "loss of the statistics 0.8 for noise, 0.1 at the start, 0.05 at the end"
 
 
 def test_long_layer_tables_are_cut_to_those_that_matter():
