@@ -44,7 +44,7 @@ class InputContract:
         preprocessing: of an image: how uint8 pixels become what the model takes; None for other kinds.
         vocabulary: number of tokens, 0 where the input is no token.
         value: of kind VALUE.
-        origin: who says so, for people: ``given``, ``ptqc.toml``, ``metadata``, or what it was inferred from.
+        origin: who says so, for people: ``--input`` (or ``ptqc.toml``), ``metadata``, or what it was inferred from.
         assumed: the units are a guess: neither the user nor anything in the model speaks for them.
     """
 

@@ -16,7 +16,7 @@ from ptqc.calibrate.contract_checks import (
     unknown_input,
 )
 from ptqc.calibrate.contract_metadata import image_metadata, image_size, read_metadata
-from ptqc.calibrate.contract_options import Declared, Given, read_declared
+from ptqc.calibrate.contract_options import UNITS, Declared, Given, read_declared
 from ptqc.calibrate.convert import is_float
 from ptqc.calibrate.image_contract import image_units, legal_range
 from ptqc.calibrate.input_kinds import Guess, guess_kind
@@ -62,7 +62,7 @@ def find_contracts(
     for spec in specs:
         value = next(value for value in model.graph.inputs if value.name == spec.name)
         guess = guess_kind(value, spec, specs, tuple(model.graph.outputs))
-        inputs.append(_input(spec, guess, said.get(spec.name), noted.get(spec.name), model))
+        inputs.append(_input(spec, guess, said.get(spec.name), noted.get(spec.name), preprocessing, model))
     check_preprocessing(preprocessing, {one.spec.name: one.guess.kind for one in inputs})
     kinds = {one.spec.name: one.guess.kind for one in inputs}
     known = {one.spec.name: _known_shape(one, preprocessing, model) for one in inputs}
@@ -79,16 +79,22 @@ def find_contracts(
 
 
 def _input(
-    spec: InputSpec, guess: Guess | None, said: Declared | None, noted: Declared | None, model: ir.Model
+    spec: InputSpec,
+    guess: Guess | None,
+    said: Declared | None,
+    noted: Declared | None,
+    given: Preprocessing | None,
+    model: ir.Model,
 ) -> _Input:
     """Declarations in the order of their precedence, merged, with the guess for what they leave open."""
     empty = Declared(name=spec.name)
     declared = (said or empty).or_else(noted or empty)
-    sources = ["given" if said else "", "metadata" if noted else ""]
-    if (declared.kind or (guess and guess.kind)) is Kind.IMAGE and spec.shape is not None and len(spec.shape) == 4:
+    sources = ["--input" if said else "", "metadata" if noted else ""]
+    if (declared.kind or (guess and guess.kind)) is Kind.IMAGE:
+        declared = (said or empty).or_else(_overruled(noted or empty, given))
         images = image_metadata(model.metadata_props)
-        if images is not None:
-            declared = declared.or_else(images)
+        if images is not None and spec.shape is not None and len(spec.shape) == 4:
+            declared = declared.or_else(_overruled(images, given))
             sources.append("image metadata")
     declared = declared.checked()
     check_declared(declared, spec)
@@ -103,6 +109,17 @@ def _input(
     if kind is not None:
         guess = replace(guess, why="")
     return _Input(spec, declared, guess, tuple(filter(None, sources)))
+
+
+def _overruled(noted: Declared, given: Preprocessing | None) -> Declared:
+    """What metadata says of an image, less what ``--preprocess`` says."""
+    if given is None:
+        return noted
+    dropped = {key for key in ("color", "layout") if getattr(given, key) is not None}
+    if (given.mean, given.std, given.scale) != ((0.0,), (1.0,), None):  # else it is about sizes only
+        dropped.update(UNITS)
+        noted = replace(noted, range=None)
+    return replace(noted, steps=tuple((key, value) for key, value in noted.steps if key not in dropped))
 
 
 def _image_axes(spec: InputSpec, declared: Declared, kind: Kind | None) -> tuple[int, str]:

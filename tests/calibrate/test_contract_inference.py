@@ -168,6 +168,17 @@ def test_declared_units_win_over_preprocess_and_metadata():
     assert only(made, ["mean=0.5,std=0.5"], Preprocessing.parse("mean=0,std=1")).low == (-1.0,)
 
 
+def test_preprocess_wins_over_metadata():
+    noted, windows = {"ptqc.input.x": "mean=0.5,std=0.5,color=BGR"}, {"Image.NominalPixelRange": "NominalRange_0_255"}
+    for metadata in (noted, windows, {"ptqc.input.x": "range=-1:1"}):
+        made = conv_net(metadata=metadata)
+        assert only(made, (), Preprocessing.parse("mean=0.5,std=0.25")).low == (-2.0,)
+        assert only(made, (), Preprocessing.parse("mean=0,std=1,scale=255")).high == (1.0,)
+    units = only(conv_net(metadata=noted), (), Preprocessing.parse("resize=40,crop=32")).preprocessing
+    assert (units.mean, units.color) == ((0.5,), "BGR")
+    assert only(conv_net(metadata=noted), (), Preprocessing.parse("color=RGB")).preprocessing.color == "RGB"
+
+
 @pytest.mark.parametrize(
     "metadata, high, color",
     [
