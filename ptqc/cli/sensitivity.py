@@ -7,7 +7,7 @@ import click
 
 from ptqc.cli.console import Console
 from ptqc.cli.options import FILE, data_options, input_option, output_options, run_options, synthesis_options
-from ptqc.core.errors import OptionError, quoted
+from ptqc.core.errors import OptionError, OutputError, quoted
 
 if TYPE_CHECKING:
     from ptqc.core.cost import Cost, CostTable
@@ -83,14 +83,17 @@ def _check_output(path: Path, model: Path, force: bool) -> None:
     from ptqc.core.cost import CostTable
     from ptqc.graph.save import check_output_path
 
-    ours = False
-    if path.is_file() and not force:
-        try:
-            CostTable.from_text(path.read_text("utf-8"))
-            ours = True
-        except (OptionError, UnicodeDecodeError):
-            pass
-    check_output_path(path, (model,), force=force or ours)
+    check_output_path(path, (model,), force=True)
+    if force or not path.exists():
+        return
+    try:
+        CostTable.from_text(path.read_text("utf-8"))
+    except (OptionError, OSError, UnicodeDecodeError) as error:
+        raise OutputError(
+            "the file exists and was not written by ptqc sensitivity",
+            where=quoted(path),
+            fix="name another file with -o, or give --force",
+        ) from error
 
 
 def _show(table: "CostTable", console: Console) -> None:

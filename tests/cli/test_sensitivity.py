@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 
 from ptqc.core.cost import CostTable
@@ -40,11 +41,14 @@ def test_a_table_is_replaced_but_nothing_else(ptqc, given, tmp_path):
     first = (tmp_path / "out.json").read_bytes()
     assert ptqc(*args).exit_code == 0
     assert (tmp_path / "out.json").read_bytes() == first
-    (tmp_path / "out.json").write_text('{"mine": 1}')
-    refused = ptqc(*args)
-    assert refused.exit_code == 2
-    assert "not written by ptqc" in refused.stderr
-    assert (tmp_path / "out.json").read_text() == '{"mine": 1}'
+    quantized = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+    onnx.helper.set_model_props(quantized, {"ptqc.version": "0.1.0"})
+    for other in (b'{"mine": 1}', quantized.SerializeToString()):
+        (tmp_path / "out.json").write_bytes(other)
+        refused = ptqc(*args)
+        assert refused.exit_code == 2
+        assert "not written by ptqc" in refused.stderr
+        assert (tmp_path / "out.json").read_bytes() == other
     assert ptqc(*args, "--force").exit_code == 0
     assert ptqc(*args[:-1], given[0]).exit_code == 2
 
