@@ -24,12 +24,12 @@ from benchmarks.data_free_subjects import (
 )
 from benchmarks.scoring import figures, outputs_of
 from ptqc.calibrate.contract import InputContract
+from ptqc.calibrate.synthetic import has_converged
 from ptqc.compile import Compiled, canonicalise, compile_graph, restrictions_of
 from ptqc.core.errors import PtqcError
 from ptqc.core.types import Array
 from ptqc.data import CalibrationData, describe_inputs, estimating_data
 from ptqc.graph.load import LoadedModel, import_model
-from ptqc.report.confidence import grade_of, lower_bound
 from ptqc.report.evaluate import evaluate
 from ptqc.targets.registry import find_target
 
@@ -139,16 +139,14 @@ class _Model:
         return compile_graph(canonical, target, data.source, restrictions_of(options), options, _silent, data.limits)
 
     def estimated(self, compiled: Compiled) -> dict[str, Any]:
-        """What ptqc would say of it: SQNR on samples that calibration has not seen, the lower bound, the grade."""
+        """SQNR on samples that calibration has not seen, and whether these were distilled until the statistics fitted."""
         seed = ESTIMATED_SEED
         if seed not in self.estimating:
             self.estimating[seed] = estimating_data(self.loaded, self.subject.options, seed, _silent)
         data = self.estimating[seed]
         (figure,) = evaluate(compiled.model, data.source, ("sqnr",), self.loaded.model, self.subject.options.threads)
-        distilled = data.info is not None and data.info.source == "distilled"
-        bound = lower_bound(figure.estimate.value, distilled)
         finite = figure.estimate.value if np.isfinite(figure.estimate.value) else None
-        return {"estimate_db": finite, "bound_db": bound, "grade": grade_of(bound, distilled), "distilled": distilled}
+        return {"estimate_db": finite, "distilled": data.info is not None and has_converged(data.info)}
 
 
 def _has_statistics(model: ir.Model) -> bool:
