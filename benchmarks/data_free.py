@@ -139,7 +139,7 @@ class _Model:
         return compile_graph(canonical, target, data.source, restrictions_of(options), options, _silent, data.limits)
 
     def estimated(self, compiled: Compiled) -> dict[str, Any]:
-        """SQNR on samples that calibration has not seen, and whether these were distilled until the statistics fitted."""
+        """SQNR on samples that calibration has not seen, and whether these were distilled until statistics fitted."""
         seed = ESTIMATED_SEED
         if seed not in self.estimating:
             self.estimating[seed] = estimating_data(self.loaded, self.subject.options, seed, _silent)
