@@ -123,8 +123,10 @@ def compile_graph(
     equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
     if equalizing:
         tried += compiler.compiled(equalized, (*smoothing, *equalizing), AUTO_METHODS[:1])
-    best = max((compiler.judged(one, canonical) for one in tried), key=_fidelity)
-    return compiler.corrected(best, canonical)
+    judged = [compiler.judged(one, canonical) for one in tried]
+    if limits.least_share:  # a network that is hard to quantize: what correction makes of each way decides
+        return max((compiler.corrected(one, canonical) for one in judged), key=_fidelity)
+    return compiler.corrected(max(judged, key=_fidelity), canonical)
 
 
 def _fidelity(compiled: Compiled) -> float:
