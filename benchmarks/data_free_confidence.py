@@ -57,9 +57,8 @@ def judged(records: Mapping[str, Any]) -> list[Judged]:
             run = runs.get(source, {})
             if real is None or not run.get("distilled") or None in (run["sqnr_db"], run["estimate_db"]):
                 continue
-            bound = lower_bound(run["estimate_db"], distilled=True)
-            grade = grade_of(bound, founded=True)
-            found.append(Judged(name, source, run["sqnr_db"], real, run["estimate_db"], bound, grade))
+            bound = lower_bound(run["estimate_db"], founded=True)
+            found.append(Judged(name, source, run["sqnr_db"], real, run["estimate_db"], bound, grade_of(bound)))
     return found
 
 

@@ -20,25 +20,30 @@ from ptqc.report.evaluate import evaluate
 from ptqc.report.report import Confidence, Coverage
 
 STEP_DB = 3.0
-# The estimate minus the true SQNR, at worst, over the networks and sets of `python -m benchmarks.run --only data-free`.
-OPTIMISM_DISTILLED, OPTIMISM_PROCEDURAL = 5.0, 6.0
+# The estimate minus the true SQNR, at worst, over good sets and nearly all bad ones that
+# `python -m benchmarks.run --only data-free` tries.
+OPTIMISM_DB = 5.0
 GRADES = (("A", 24.0), ("B", 18.0), ("C", 12.0))  # least bounds
 WORST = "D"
-BEST_UNFOUNDED = "C"
+MOST_UNFOUNDED_DB = 12.0  # nothing above it is promised for samples made by rules, or in assumed units
 
 
-def grade_of(bound: float, founded: bool) -> str:
-    """The grade of a lower bound in dB; at most BEST_UNFOUNDED for samples made by rules or in assumed units."""
-    grade = next((name for name, least in GRADES if bound >= least), WORST)
-    return grade if founded else max(grade, BEST_UNFOUNDED)
+def grade_of(bound: float) -> str:
+    """The grade of a lower bound in dB."""
+    return next((name for name, least in GRADES if bound >= least), WORST)
 
 
-def lower_bound(estimate: float, distilled: bool) -> float:
-    """The greatest multiple of STEP_DB that real data will hardly fall below, for an estimate in dB."""
+def lower_bound(estimate: float, founded: bool) -> float:
+    """The greatest multiple of STEP_DB that real data will hardly fall below, for an estimate in dB.
+
+    Args:
+        founded: it was made on samples distilled to the end, in units that are known.
+    """
     if not math.isfinite(estimate):
-        return 99.0 if estimate > 0 else 0.0  # NaN promises nothing
-    optimism = OPTIMISM_DISTILLED if distilled else OPTIMISM_PROCEDURAL
-    return max(0.0, STEP_DB * math.floor((estimate - optimism) / STEP_DB))
+        bound = 99.0 if estimate > 0 else 0.0  # NaN promises nothing
+    else:
+        bound = max(0.0, STEP_DB * math.floor((estimate - OPTIMISM_DB) / STEP_DB))
+    return bound if founded else min(bound, MOST_UNFOUNDED_DB)
 
 
 def measure_confidence(
@@ -60,11 +65,10 @@ def measure_confidence(
     if not any(out.dtype is not None and out.dtype.is_floating_point() for out in original.graph.outputs):
         return None
     (figure,) = evaluate(compiled, samples, ("sqnr",), original, threads)
-    distilled = has_converged(made)
-    bound = lower_bound(figure.estimate.value, distilled)
+    bound = lower_bound(figure.estimate.value, has_converged(made) and not calibration.assumed)
     basis = f"{made.samples} samples {_how(made)}"
     return Confidence(
-        grade=grade_of(bound, distilled and not calibration.assumed),
+        grade=grade_of(bound),
         bound_db=bound,
         basis=f"{basis}, in units that are assumed" if calibration.assumed else basis,
         losses=calibration.losses,
