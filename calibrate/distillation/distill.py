@@ -20,6 +20,7 @@ from ptqc.calibrate.distillation.network import (
     can_change,
     find_scores,
     find_statistics,
+    takes_one_sample,
 )
 from ptqc.calibrate.distillation.optimize import Problem, evaluate_statistics, minimise
 from ptqc.calibrate.distillation.settings import NotDistillable, Settings
@@ -34,6 +35,7 @@ DEVIATION_OF_RANGE = 0.235
 # Elements of activations in all samples and steps, each counted as MACS_OF_ELEMENT multiply-accumulates: about 40 s of
 # one CPU core.
 WORK, MACS_OF_ELEMENT = 4.4e9, 160
+ELEMENTS_OF_CALL = 25_000  # what calling one operator costs, which counts where a call takes one sample
 FEWEST_SAMPLES, FEWEST_STEPS = 12, 40
 MOST_NAMED = 5  # operators in a message
 
@@ -61,7 +63,8 @@ def fitted(settings: Settings, model: ir.Model, contracts: Sequence[InputContrac
     sizes = {contract.name: contract.shape for contract in contracts}
     for value in sized.graph.inputs:
         value.shape = ir.Shape(sizes[value.name]) if value.name in sizes else value.shape
-    work = max(sum(cost.output_elements + cost.macs / MACS_OF_ELEMENT for cost in node_costs(sized)), 1)
+    overhead = ELEMENTS_OF_CALL if takes_one_sample(model, contracts) else 0
+    work = max(sum(overhead + cost.output_elements + cost.macs / MACS_OF_ELEMENT for cost in node_costs(sized)), 1)
     share = (WORK / (work * settings.samples * settings.steps)) ** 0.5
     if share >= 1.0:
         return settings

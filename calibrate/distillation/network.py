@@ -74,6 +74,12 @@ def find_scores(model: ir.Model) -> Scores | None:
     return Scores(floats[0].name or "", classes, probabilities=False)
 
 
+def takes_one_sample(model: ir.Model, contracts: Sequence[InputContract]) -> bool:
+    """Whether the model runs on one sample a call."""
+    fixed = {value.name for value in model.graph.inputs if value.shape and isinstance(value.shape[0], int)}
+    return any(contract.stacked or contract.name in fixed for contract in contracts)
+
+
 class Network:
     """A canonical model in torch that returns tensors inside it for pieces of a set."""
 
@@ -81,8 +87,7 @@ class Network:
         self.contracts = {contract.name: contract for contract in contracts}
         self.tensors = tuple(dict.fromkeys(tensors))
         self.executor = TorchExecutor(model, self.tensors)
-        fixed = {v.name or "" for v in model.graph.inputs if v.shape and isinstance(v.shape[0], int)}
-        self._one_by_one = any(c.stacked or c.name in fixed for c in contracts)
+        self._one_by_one = takes_one_sample(model, contracts)
 
     @property
     def free(self) -> tuple[str, ...]:
