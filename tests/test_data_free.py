@@ -97,15 +97,15 @@ def test_the_model_that_is_written_holds_no_statistics(model, quick_distillation
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits_resnet", "digits_mobilenet", "digits_vit"])
-def test_digits_are_about_as_good_as_with_real_data(name):
+@pytest.mark.parametrize(("name", "grade"), [("digits_resnet", "A"), ("digits_mobilenet", "B"), ("digits_vit", "C")])
+def test_digits_are_about_as_good_as_with_real_data(name, grade):
     options = QuantizeOptions(no_measure=True, cpu="vnni", eval_data=MODELS / "digits_test.npz")
     path, data = MODELS / f"{name}.onnx", MODELS / "digits_calib.npz"
     without, real = (quantize(path, data=given, options=options).report for given in (None, data))
     assert without.figures.sqnr_db is not None and real.figures.sqnr_db is not None and without.confidence is not None
-    assert without.figures.sqnr_db.value > real.figures.sqnr_db.value - 1.5  # 0.3 to 1.1 dB
+    assert without.figures.sqnr_db.value > real.figures.sqnr_db.value - 1.5  # 0.3 to 1.2 dB
     assert without.figures.sqnr_db.value >= without.confidence.bound_db
-    assert without.confidence.grade == ("C" if name == "digits_vit" else "A")
+    assert without.confidence.grade == grade
 
 
 @pytest.mark.slow
