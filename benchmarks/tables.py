@@ -34,14 +34,19 @@ def replaced(text: str, marker: str, content: str) -> str:
     return f"{head}{start}\n{content}\n{end}{tail}"
 
 
+TIMED = ("images", "zoo", "text")  # sections with ratios of latency
+
+
 def origin(section: str, found: Record) -> str:
     """Where the figures come from."""
     machine, records = found["machine"], found["records"].values()
     flags = ", ".join(machine["cpu"]["flags"])
-    commits = ", ".join(sorted({record["commit"] for record in records if record["commit"]}))
+    runs = [run for record in records for seeds in record.get("runs", {}).values() for run in seeds.values()]
+    commits = ", ".join(sorted({one["commit"] for one in (*records, *runs) if one.get("commit")}))
+    latency = f", {machine['latency']}" if section in TIMED else ""
     return (
         f"*From `benchmarks/results/{section}.json`: {machine['cpu']['name']} ({flags}), "
-        f"onnxruntime {machine['versions']['onnxruntime']}, {machine['latency']}; "
+        f"onnxruntime {machine['versions']['onnxruntime']}{latency}; "
         f"{max(record['date'] for record in records)}{f', commit {commits}' if commits else ''}.*"
     )
 

@@ -60,7 +60,7 @@ BATCH_NORM_NOISE = replace(
 )
 
 # Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (arXiv 2001.00281), as in its published code:
-# statistics by sample, unnormalised. For comparison: far worse than noise in fully quantized graphs.
+# statistics by sample, unnormalised. For comparison: see docs/benchmarks.md.
 SAMPLE_NORM = Settings(
     "sample-norm",
     statistic="sample",
