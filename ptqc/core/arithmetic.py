@@ -52,22 +52,48 @@ def along_axis(values: Array, axis: int | None, rank: int) -> Array:
     return values.reshape(shape)
 
 
+def spread(values: Array, params: QuantParams, shape: tuple[int, ...]) -> Array:
+    """``values`` of the shape of ``params.scale`` so that they broadcast with a tensor of ``shape``."""
+    if params.block is None or params.axis is None:
+        return along_axis(values, params.axis, len(shape))
+    repeated: Array = values.repeat(params.block, axis=params.axis)
+    return repeated.take(range(shape[params.axis]), axis=params.axis)
+
+
 def quantize(values: Array, params: QuantParams) -> Array:
     """Codes of ``values`` (any float, any shape) in the storage type of ``params``.
 
-    clamp(round_half_even(values / scale) + zero_point, qmin, qmax).
+    clamp(round_half_even(values / scale) + zero_point, qmin, qmax); with a codebook the nearest of its codes, the
+    lesser of two that are equally near.
     """
-    scale = along_axis(params.scale, params.axis, values.ndim)
-    zero_point = along_axis(params.zero_point, params.axis, values.ndim)
-    codes = np.rint(values.astype(np.float32) / scale) + zero_point
-    clamped: Array = np.clip(codes, params.qmin, params.qmax).astype(params.type.storage)
+    scale = spread(params.scale, params, values.shape)
+    zero_point = spread(params.zero_point, params, values.shape)
+    ratio = values.astype(np.float32) / scale
+    if params.codebook is not None:
+        return _nearest_entries(ratio, params)
+    clamped: Array = np.clip(np.rint(ratio) + zero_point, params.qmin, params.qmax).astype(params.type.storage)
     return clamped
+
+
+def _nearest_entries(ratio: Array, params: QuantParams) -> Array:
+    """The codes of the codebook nearest to ``ratio``, channel by channel where each has its own."""
+    assert params.codebook is not None
+    if params.codebook.ndim == 1:
+        middles = (params.codebook[1:].astype(np.float32) + params.codebook[:-1]) / 2
+        return np.asarray(params.codebook[np.searchsorted(middles, ratio)])
+    assert params.axis is not None
+    channels = np.moveaxis(ratio, params.axis, 0)
+    found = np.empty(channels.shape, np.int8)
+    for index, entries in enumerate(params.codebook):
+        middles = (entries[1:].astype(np.float32) + entries[:-1]) / 2
+        found[index] = entries[np.searchsorted(middles, channels[index])]
+    return np.ascontiguousarray(np.moveaxis(found, 0, params.axis))
 
 
 def dequantize(codes: Array, params: QuantParams) -> Array:
     """Values of ``codes``: float32(scale * (codes - zero_point)), shape of ``codes``."""
-    scale = along_axis(params.scale, params.axis, codes.ndim)
-    zero_point = along_axis(params.zero_point, params.axis, codes.ndim)
+    scale = spread(params.scale, params, codes.shape)
+    zero_point = spread(params.zero_point, params, codes.shape)
     return ((codes.astype(np.int64) - zero_point).astype(np.float32) * scale).astype(np.float32)
 
 

@@ -26,6 +26,13 @@ class QuantizeOptions:
         keep_float: patterns of nodes that stay in float.
         precision: (pattern, precision) pairs; the last match wins.
         op_types: only these operators may become integer; empty for all.
+        rounding: how weights become integers: ``second-order``, ``gptq``, ``nearest``, ``squant``, ``hqq``, ``adaround``
+            or ``block``.
+        effort: time spent on rounding: ``fast``, ``default`` or ``best``.
+        weight_format: below 8 bits: ``auto`` (by error per byte), ``uniform`` levels or ``codebook``.
+        block_size: weights that share a scale where only weights are quantized.
+        packing: ``folded`` (decoded once at load, integer kernels run) or ``plain`` (narrow integers right under
+            DequantizeLinear, for other runtimes).
         activations: ranges of Gemm and MatMul inputs: fixed, found at run time, or whichever loses less.
         passes: further passes, as ``name`` or ``module:Class[@after=name]``.
         check_passes: check structure, promises and numbers after each pass.
@@ -48,6 +55,11 @@ class QuantizeOptions:
     keep_float: tuple[str, ...] = ()
     precision: tuple[tuple[str, Precision], ...] = ()
     op_types: tuple[str, ...] = ()
+    rounding: Literal["second-order", "gptq", "nearest", "squant", "hqq", "adaround", "block"] = "second-order"
+    effort: Literal["fast", "default", "best"] = "default"
+    weight_format: Literal["auto", "uniform", "codebook"] = "auto"
+    block_size: int = 32
+    packing: Literal["folded", "plain"] = "folded"
     activations: Literal["auto", "static", "dynamic"] = "auto"
     passes: tuple[str, ...] = ()
     check_passes: bool = False

@@ -56,16 +56,42 @@ INT8 = QuantType(bits=8, signed=True)
 INT32 = QuantType(bits=32, signed=True)
 
 
+CodebookKind = Literal["none", "tensor", "channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """How the weights of one node are stored.
+
+    Attributes:
+        bits: of one stored weight, 2 to 8.
+        codebook: with ``tensor`` or ``channel`` the stored numbers are indices into 2**bits int8 codes, common to the
+            tensor or of each output channel; with ``none`` they are the codes.
+        block: so many weights along the summed axis share a scale; None: all of an output channel.
+    """
+
+    bits: int = 8
+    codebook: CodebookKind = "none"
+    block: int | None = None
+
+    def __str__(self) -> str:
+        names = {"none": f"int{self.bits}", "tensor": f"codebook{self.bits}", "channel": f"codebook{self.bits}/channel"}
+        return names[self.codebook] + (f"/{self.block}" if self.block else "")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantParams:
     """How one tensor is quantized: ``real = scale * (code - zero_point)``.
 
     Attributes:
         type: integer type of the codes.
-        scale: float32, [] per tensor or [C] per channel, positive and finite.
+        scale: float32, [] per tensor, [C] per channel, or per block of the rank of the tensor; positive and finite.
         zero_point: int64 of the shape of ``scale``, within the type's range.
-        axis: channel axis of the tensor where ``scale`` is [C], else None.
+        axis: channel axis of the tensor where ``scale`` is [C]; the axis cut into blocks where there are blocks.
         narrow: the lowest code of a signed type is not used (-127..127).
+        block: so many neighbours along ``axis`` share a scale, the last block may be shorter; None without blocks.
+        codebook: the only codes in use, int8, ascending: [L] for the tensor or [C, L] for each channel along ``axis``;
+            None where all codes of ``type`` are.
     """
 
     type: QuantType
@@ -73,12 +99,18 @@ class QuantParams:
     zero_point: Array
     axis: int | None = None
     narrow: bool = False
+    block: int | None = None
+    codebook: Array | None = None
 
     def __post_init__(self) -> None:
         scale = np.asarray(self.scale, np.float32)
         zero_point = np.broadcast_to(np.asarray(self.zero_point, np.int64), scale.shape).copy()
-        if scale.ndim != (0 if self.axis is None else 1):
+        if self.block is None and scale.ndim != (0 if self.axis is None else 1):
             raise ValueError(f"scale of shape {scale.shape} does not fit axis {self.axis}")
+        if self.block is not None and (self.axis is None or self.block < 1 or not 0 <= self.axis < scale.ndim):
+            raise ValueError(f"scale of shape {scale.shape} does not fit blocks of {self.block} along {self.axis}")
+        if self.codebook is not None:
+            object.__setattr__(self, "codebook", self._checked_codebook(scale))
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise ValueError("scales must be positive and finite")
         if ((zero_point < self.type.qmin) | (zero_point > self.type.qmax)).any():
@@ -86,6 +118,21 @@ class QuantParams:
         scale.flags.writeable = zero_point.flags.writeable = False
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero_point", zero_point)
+
+    def _checked_codebook(self, scale: Array) -> Array:
+        codebook = np.array(self.codebook, np.int8)
+        channels = () if codebook.ndim == 1 else scale.shape
+        if self.block is not None or codebook.ndim not in (1, 2) or codebook.shape[:-1] != channels:
+            raise ValueError(f"a codebook of shape {codebook.shape} does not fit a scale of shape {scale.shape}")
+        if (np.diff(codebook.astype(np.int64), axis=-1) < 0).any() or (codebook < self.qmin).any():
+            raise ValueError("the codes of a codebook must ascend and be those of the type")
+        codebook.flags.writeable = False
+        return codebook
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of one stored number."""
+        return self.type.bits if self.codebook is None else int(self.codebook.shape[-1] - 1).bit_length()
 
     @property
     def qmin(self) -> int:
@@ -113,17 +160,22 @@ class QuantParams:
         return isinstance(other, QuantParams) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
-        return hash((self.type, self.scale.tobytes(), self.zero_point.tobytes(), self.axis, self.narrow))
+        return hash((self.type, self.scale.tobytes(), self.zero_point.tobytes(), self.axis, self.narrow, self.block))
 
     def to_json(self) -> dict[str, object]:
         """Plain data; float32 scales survive exactly as Python floats."""
-        return {
+        found: dict[str, object] = {
             "type": str(self.type),
             "scale": self.scale.astype(float).tolist(),
             "zero_point": self.zero_point.tolist(),
             "axis": self.axis,
             "narrow": self.narrow,
         }
+        if self.block is not None:
+            found["block"] = self.block
+        if self.codebook is not None:
+            found["codebook"] = self.codebook.tolist()
+        return found
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -134,6 +186,8 @@ class QuantParams:
             zero_point=np.asarray(data["zero_point"], np.int64),
             axis=data["axis"],
             narrow=data["narrow"],
+            block=data.get("block"),
+            codebook=None if data.get("codebook") is None else np.asarray(data["codebook"], np.int8),
         )
 
 
