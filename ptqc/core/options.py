@@ -26,8 +26,8 @@ class QuantizeOptions:
         keep_float: patterns of nodes that stay in float.
         precision: (pattern, precision) pairs; the last match wins.
         op_types: only these operators may become integer; empty for all.
-        rounding: how weights become integers: ``second-order``, ``gptq``, ``nearest``, ``squant``, ``hqq``, ``adaround``
-            or ``block``.
+        rounding: how weights become integers: ``second-order``, ``gptq``, ``nearest``, ``squant``, ``hqq``,
+            ``adaround`` or ``block``.
         effort: time spent on rounding: ``fast``, ``default`` or ``best``.
         weight_format: below 8 bits: ``auto`` (by error per byte), ``uniform`` levels or ``codebook``.
         block_size: weights that share a scale where only weights are quantized.
