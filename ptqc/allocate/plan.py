@@ -9,10 +9,10 @@ import onnx_ir as ir
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.tables import table_params
-from ptqc.core.arithmetic import affine_params, symmetric_params
+from ptqc.core.arithmetic import affine_params, bias_params, symmetric_params
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.ranges import Range
-from ptqc.core.types import INT32, UINT8, QuantParams, QuantType
+from ptqc.core.types import UINT8, QuantParams, QuantType
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import constant_array, graph_hash, single_consumer
 
@@ -47,12 +47,6 @@ def weight_params(parts: Linear, kind: QuantType, input_scale: float | None) -> 
     if bias is not None and input_scale is not None:
         absmax = np.maximum(absmax, np.abs(bias) / (input_scale * GREATEST_BIAS_CODE) * kind.qmax)
     return symmetric_params(absmax, kind, parts.axis)
-
-
-def bias_params(weight: QuantParams, data: QuantParams) -> QuantParams:
-    """int32 parameters at exactly float32(input scale * weight scale), which the fused kernels demand."""
-    scale = (data.scale * weight.scale).astype(np.float32)
-    return QuantParams(INT32, scale, np.zeros(scale.shape, np.int64), axis=0)
 
 
 def make_plan(

@@ -6,7 +6,7 @@ runtime's QuantizeLinear does.
 
 import numpy as np
 
-from ptqc.core.types import Array, QuantParams, QuantType
+from ptqc.core.types import INT32, Array, QuantParams, QuantType
 
 # A scale below this is as good as a constant-zero tensor, and its reciprocal would overflow float32.
 LEAST_SCALE = np.float32(2.0**-100)
@@ -41,6 +41,12 @@ def symmetric_params(absmax: Array, kind: QuantType, axis: int | None, narrow: b
     scale = (np.asarray(absmax, np.float64) / kind.qmax).astype(np.float32)
     scale = np.where(scale < LEAST_SCALE, np.float32(1), scale)
     return QuantParams(kind, scale, np.zeros(scale.shape, np.int64), axis, narrow)
+
+
+def bias_params(weight: QuantParams, data: QuantParams) -> QuantParams:
+    """int32 parameters at exactly float32(input scale * weight scale), which the fused kernels demand."""
+    scale = (data.scale * weight.scale).astype(np.float32)
+    return QuantParams(INT32, scale, np.zeros(scale.shape, np.int64), axis=0)
 
 
 def along_axis(values: Array, axis: int | None, rank: int) -> Array:
