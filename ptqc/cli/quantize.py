@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ptqc.report.report import Report
 
 METHODS = ("auto", "minmax", "percentile", "entropy", "mse", "consumer-error")
+ROUNDINGS = ("second-order", "gptq", "nearest", "squant", "hqq", "adaround", "block")
 GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence")
 
 
@@ -38,7 +39,7 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--precision",
             multiple=True,
             metavar="PATTERN=P",
-            help="Precision (w8a8, float) of the nodes that match; may be repeated.",
+            help="Precision (w8a8, w4a8, w4a16, float) of the nodes that match; may be repeated.",
         ),
         click.option(
             "--keep-float", multiple=True, metavar="PATTERN", help="Nodes that stay in float; may be repeated."
@@ -57,6 +58,37 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--format", "format", type=Word(("qdq", "qoperator")), default="qdq", help="Form of the output."),
         click.option("--calibration-method", type=Word(METHODS), default="auto", help="How ranges are found."),
+    ):
+        function = option(function)
+    return function
+
+
+def _rounding_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How weights become integers, and how these are stored."""
+    for option in (
+        click.option(
+            "--packing",
+            type=Word(("folded", "plain")),
+            default="folded",
+            help="Below 8 bits: decoded once at load, or narrow integers right under DequantizeLinear.",
+        ),
+        click.option(
+            "--block-size",
+            type=click.IntRange(min=1),
+            default=32,
+            metavar="N",
+            help="Weights that share a scale, where weights alone are integers.",
+        ),
+        click.option(
+            "--weight-format",
+            type=Word(("auto", "uniform", "codebook")),
+            default="auto",
+            help="Below 8 bits: levels at equal distances, 16 of one's own, or by error per byte.",
+        ),
+        click.option(
+            "--effort", type=Word(("fast", "default", "best")), default="default", help="Time spent on rounding."
+        ),
+        click.option("--rounding", type=Word(ROUNDINGS), default="second-order", help="How weights become integers."),
     ):
         function = option(function)
     return function
@@ -111,6 +143,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @synthesis_options()
 @_gate_options
 @_selection_options
+@_rounding_options
 @_run_options
 @config_option
 @output_options
