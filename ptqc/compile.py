@@ -194,7 +194,8 @@ class _Compiler:
         batches = (
             (batch.feeds, batch.samples) for batch in FirstSamples(self.source, AUTO_SAMPLES).batches(CORRECTION_BATCH)
         )
-        biases = corrected_biases(one.canonical, one.plan, batches, self.options.threads)
+        nearest = round_to_nearest(one.canonical, one.plan)
+        biases = corrected_biases(one.canonical, one.plan, nearest, batches, self.options.threads)
         if not biases:
             return one
         plan = replace(one.plan, provenance={**one.plan.provenance, "bias-correction": True})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.core.arithmetic import fake_quantize
+from ptqc.core.arithmetic import dequantize
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
 from ptqc.execute.tensors import TensorRunner
@@ -18,19 +18,24 @@ from ptqc.graph.walk import Names, add_initializer
 
 
 def corrected_biases(
-    model: ir.Model, plan: QuantPlan, batches: Iterable[tuple[Mapping[str, Array], int]], threads: int = 1
+    model: ir.Model,
+    plan: QuantPlan,
+    codes: Mapping[str, Array],
+    batches: Iterable[tuple[Mapping[str, Array], int]],
+    threads: int = 1,
 ) -> dict[str, Array]:
     """Float biases [O] from which the mean error of each node's quantized weights and input is taken off.
 
     Args:
         model: the canonical float graph of ``plan``; it stays unchanged.
+        codes: of the plan's constants.
         batches: calibration inputs and how many samples they hold.
 
     Returns:
         Plan's name of the bias -> float64 [O], for every linear node with a quantized bias.
     """
     probed = model.clone()
-    errors = _add_errors(probed, plan)
+    errors = _add_errors(probed, plan, codes)
     if not errors:
         return {}
     runner = TensorRunner(probed, list(errors.values()), threads)
@@ -50,18 +55,22 @@ def corrected_biases(
     return biases
 
 
-def _add_errors(model: ir.Model, plan: QuantPlan) -> dict[str, str]:
+def _add_errors(model: ir.Model, plan: QuantPlan, codes: Mapping[str, Array]) -> dict[str, str]:
     """Adds to ``model`` the mean error of each linear node by output channel; plan's name of its bias -> tensor."""
     names, rounded, errors = Names(model), dict[str, ir.Value](), {}
     for node in list(model.graph):
         parts = linear_parts(node)
         if parts is not None and parts.bias_name in plan.tensors:
-            errors[parts.bias_name] = _add_error(model, parts, plan, names, rounded)
+            weight = parts.weight.name or ""
+            weights = dequantize(codes[weight], plan.tensors[weight])
+            errors[parts.bias_name] = _add_error(model, parts, weights, plan, names, rounded)
     return errors
 
 
-def _add_error(model: ir.Model, parts: Linear, plan: QuantPlan, names: Names, rounded: dict[str, ir.Value]) -> str:
-    """Adds the node's quantized double behind it, and the difference of the two; the tensor that holds it."""
+def _add_error(
+    model: ir.Model, parts: Linear, weights: Array, plan: QuantPlan, names: Names, rounded: dict[str, ir.Value]
+) -> str:
+    """Adds the node's double with quantized ``weights`` behind it, and the difference of the two; the tensor that holds it."""
     node, name, stem = parts.node, parts.data.name or "", parts.node.name or ""
     last = node
 
@@ -79,7 +88,6 @@ def _add_error(model: ir.Model, parts: Linear, plan: QuantPlan, names: Names, ro
         zero_point = add_initializer(model, names.fresh(f"{name}_zero"), params.zero_point.astype(params.type.storage))
         codes = added("QuantizeLinear", [parts.data, scale, zero_point])
         rounded[name] = added("DequantizeLinear", [codes, scale, zero_point])
-    weights = fake_quantize(parts.weight_array, plan.tensors[parts.weight.name or ""])
     constant = add_initializer(model, names.fresh(f"{stem}_weights"), weights)
     result = added(node.op_type, [rounded[name], constant, *node.inputs[2:]], node.attributes.values())
     difference = added("Sub", [result, node.outputs[0]])

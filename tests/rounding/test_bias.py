@@ -10,6 +10,7 @@ from ptqc.allocate.restrict import Restrictions
 from ptqc.core.arithmetic import fake_quantize
 from ptqc.core.types import QuantType
 from ptqc.rounding.bias import corrected_biases
+from ptqc.rounding.nearest import round_to_nearest
 from ptqc.targets.registry import find_target
 
 TEXT = """<ir_version: 8, opset_import: ["" : 21]>
@@ -48,7 +49,7 @@ def test_the_mean_error_by_channel_is_taken_off_with_batches_weighed_by_their_sa
     error = _convolved(fake_quantize(x, plan.tensors["x"]), fake_quantize(w, plan.tensors["w"])) - _convolved(x, w)
     expected = b - error.mean(axis=(0, 2, 3))
 
-    found = corrected_biases(model, plan, [({"x": x[:4]}, 4), ({"x": x[4:]}, 1)])
+    found = corrected_biases(model, plan, round_to_nearest(model, plan), [({"x": x[:4]}, 4), ({"x": x[4:]}, 1)])
 
     (bias,) = found.values()
     assert np.abs(expected - b).max() > 0.05
@@ -60,4 +61,4 @@ def test_without_data_there_is_nothing_to_correct() -> None:
     model, target = _model(np.random.default_rng(1)), find_target("int8")
     placement = place(model, target, Restrictions(float_patterns=("conv",)))
     plan = make_plan(model, "int8", placement, (), {}, QuantType(8, True), {})
-    assert corrected_biases(model, plan, []) == {}
+    assert corrected_biases(model, plan, {}, []) == {}
