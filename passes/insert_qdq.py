@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.plan import REAL_FORMS, Form, QuantPlan
 from ptqc.core.types import Array, QuantParams
 from ptqc.graph.edit import remove_unused_initializers
 from ptqc.graph.linear import Linear, linear_parts
@@ -153,12 +153,12 @@ class _Writer:
 
     def _computed_in_float(self, value: ir.Value) -> bool:
         producer = value.producer()
-        return producer is not None and self._form(producer) in (Form.FLOAT, Form.TABLE, Form.DYNAMIC)
+        return producer is not None and self._form(producer) in (*REAL_FORMS, Form.TABLE, Form.DYNAMIC)
 
     def _take_over_integer_readers(self, old: ir.Value, new: ir.Value) -> None:
         """Lets integer readers read codes; float ones keep the float value, which is there anyway and exact."""
         for use in list(old.uses()):
-            if self._form(use.node) not in (Form.FLOAT, Form.DYNAMIC):
+            if self._form(use.node) not in (*REAL_FORMS, Form.DYNAMIC):
                 use.node.replace_input_with(use.idx, new)
 
     def _dequantize_node(

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ptqc.allocate.place import Placement
 from ptqc.calibrate.products import Products, Rows, product_weights, rounded_dynamically, rounded_statically
-from ptqc.core.plan import Form
+from ptqc.core.plan import REAL_FORMS, Form
 from ptqc.core.products import ProductInput
 from ptqc.core.ranges import Range
 from ptqc.core.types import QuantType
@@ -24,7 +24,7 @@ def product_inputs(model: ir.Model, placement: Placement) -> tuple[ProductInput,
     """The tensors computed in float whose only integer readers are products, in topological order."""
     found = []
     for node in model.graph:
-        if placement.nodes[node.name or ""].form not in (Form.FLOAT, Form.TABLE):
+        if placement.nodes[node.name or ""].form not in (*REAL_FORMS, Form.TABLE):
             continue
         for value in node.outputs:
             products = products_of(value)
@@ -47,7 +47,7 @@ def product_inputs(model: ir.Model, placement: Placement) -> tuple[ProductInput,
 
 
 def _integer(node: ir.Node, placement: Placement) -> bool:
-    return placement.form(node) not in (Form.FLOAT, Form.TABLE)
+    return placement.form(node) not in (*REAL_FORMS, Form.TABLE)
 
 
 def _float_result(parts: Linear, placement: Placement) -> bool:

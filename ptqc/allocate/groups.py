@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ptqc.allocate.place import Placement, clamp_bounds, is_activation
-from ptqc.core.plan import Form
+from ptqc.core.plan import REAL_FORMS, Form
 from ptqc.core.ranges import Range, RangeRequest
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import single_consumer
@@ -21,7 +21,7 @@ from ptqc.targets.target import positive_factor
 BENDING = ("LeakyRelu", "Sigmoid")
 # What may follow a linear node without codes of its own in between, or bends what follows.
 ACTIVATIONS = ("Relu", "Clip", *BENDING)
-_REAL_RESULTS = (Form.FLOAT, Form.TABLE, Form.DYNAMIC)
+_REAL_RESULTS = (*REAL_FORMS, Form.TABLE, Form.DYNAMIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class _Probe:
     def _follow(self, value: ir.Value, node: ir.Node, root: ir.Value, waiting: list[ir.Value]) -> None:
         plan = self.plans.get(node.name or "") if node.graph is self.graph else None
         parts = linear_parts(node)
-        if self._in_float(value) and (plan is None or plan.form in (Form.FLOAT, Form.DYNAMIC)):
+        if self._in_float(value) and (plan is None or plan.form in (*REAL_FORMS, Form.DYNAMIC)):
             return
         if plan is None:
             self._measure(value, root)

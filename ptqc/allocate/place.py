@@ -13,9 +13,9 @@ import onnx_ir as ir
 from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.tables import table_nodes
 from ptqc.core.plan import Form, NodePlan
-from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8
+from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice, Precision
 from ptqc.graph.linear import Linear, linear_parts
-from ptqc.graph.walk import constant_array, is_constant, single_consumer
+from ptqc.graph.walk import constant_array, consumers, is_constant, single_consumer
 from ptqc.targets.target import Role, Target
 
 MOVES = (Role.MOVE, Role.MOVE_CODES, Role.RESCALE)
@@ -52,21 +52,35 @@ class Placer:
         self.role: dict[ir.Node, Role] = {}
         self.why: dict[ir.Node, str] = {}
         self.linear: dict[ir.Node, Linear] = {}
+        self.weight_only: dict[ir.Node, Precision] = {}
         for node in model.graph:
             role, why = target.role(node)
             forced = restrictions.keep_float(node) if role is not Role.FLOAT else ""
             self.role[node], self.why[node] = (Role.FLOAT, forced) if forced else (role, why)
             if self.role[node] is Role.LINEAR:
-                self._admit_linear(node)
+                self._admit_linear(node, restrictions.precision_of(node))
+        self._refuse_shared_weights()
         self.dynamic = {node for node in self.linear if restrictions.dynamic(node)}
         self.bias_of = {parts.bias_add: node for node, parts in self.linear.items() if parts.bias_add is not None}
 
-    def _admit_linear(self, node: ir.Node) -> None:
+    def _admit_linear(self, node: ir.Node, precision: Precision | None) -> None:
         parts = linear_parts(node)
         if parts is None or not is_activation(parts.data):
             self.role[node], self.why[node] = Role.FLOAT, "it does not multiply a float activation by constants"
+        elif precision is not None and precision.weight_bits and precision.activation_bits is None:
+            self.role[node], self.why[node] = Role.FLOAT, ""
+            self.weight_only[node] = precision
         else:
             self.linear[node] = parts
+
+    def _refuse_shared_weights(self) -> None:
+        """Leaves alone weights that somebody else reads in another form."""
+        for node, precision in list(self.weight_only.items()):
+            weight = node.inputs[1]
+            readers = () if weight is None else consumers(weight)
+            if any(self.weight_only.get(reader) != precision for reader in readers):
+                del self.weight_only[node]
+                self.why[node] = "something else reads its weights, in another form"
 
     def run(self) -> Placement:
         """The placement."""
@@ -144,6 +158,8 @@ class Placer:
             return NodePlan(DYNAMIC_INT8, "integer kernel, range of its input found at run time", Form.DYNAMIC)
         if node in self.bias_of:
             return NodePlan(STATIC_INT8, "it is the bias of the product before it", Form.BIAS)
+        if node in self.weight_only:
+            return NodePlan(Choice(self.weight_only[node]), "float kernel, its weights alone are integers", Form.WEIGHT)
         role = self.role[node]
         if role is Role.FLOAT:
             return NodePlan(KEEP_FLOAT, self.why[node], Form.FLOAT)

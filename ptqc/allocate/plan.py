@@ -10,7 +10,7 @@ from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.tables import table_params
 from ptqc.core.arithmetic import affine_params, bias_params, symmetric_params
-from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.ranges import Range
 from ptqc.core.types import UINT8, QuantParams, QuantType
 from ptqc.graph.linear import Linear, linear_parts
@@ -74,6 +74,9 @@ def make_plan(
         if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
             data = tensors[parts.data.name or ""] if form is Form.KERNEL else None
             tensors.update(_linear_tensors(parts, weights, data, tensors, _float_bias(parts, placement)))
+        elif parts is not None and form in WEIGHT_ONLY:
+            bits = placement.nodes[node.name or ""].choice.precision.weight_bits or weights.bits
+            tensors[parts.weight.name or ""] = weight_params(parts, QuantType(bits, signed=True), None)
         elif form is Form.TABLE and node.inputs[0] is not None:
             tensors[node.inputs[0].name or ""] = table_params(node.inputs[0])
         elif form is Form.KERNEL:

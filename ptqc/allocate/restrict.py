@@ -41,8 +41,12 @@ class Restrictions:
                 return f"asked for by --keep-float {pattern}"
         if self.op_types and node.op_type not in self.op_types:
             return "its operator is not in --op-types"
-        precision = next((p for pattern, p in reversed(self.precisions) if fnmatchcase(name, pattern)), W8A8)
-        return "asked for by --precision" if precision == FLOAT else ""
+        return "asked for by --precision" if self.precision_of(node) == FLOAT else ""
+
+    def precision_of(self, node: ir.Node) -> Precision | None:
+        """What the user demands of ``node``; None: the target's own precision."""
+        name = node.name or ""
+        return next((p for pattern, p in reversed(self.precisions) if fnmatchcase(name, pattern)), None)
 
     def dynamic(self, node: ir.Node) -> bool:
         """Whether the range of the activation of ``node`` is to be found at run time."""

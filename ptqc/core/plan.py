@@ -25,6 +25,14 @@ class Form(StrEnum):
     BIAS = "bias"  # an Add that the kernel before it takes as its int32 bias
     TABLE = "table"  # takes rows of an integer table, which are real again behind it
     DYNAMIC = "dynamic"  # an integer kernel whose activation range is found at run time
+    WEIGHT = "weight"  # on real values; its weights are stored as integers and decoded once, when the model is loaded
+    PACKED = "packed"  # on real values, by a kernel that decodes the integers of its weights in every call
+
+
+# What computes with real numbers and gives real numbers, whatever its weights are.
+REAL_FORMS = (Form.FLOAT, Form.WEIGHT, Form.PACKED)
+# Of these the plan knows the weights alone.
+WEIGHT_ONLY = (Form.WEIGHT, Form.PACKED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.plan import REAL_FORMS, WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.types import INT32, Array, QuantParams
 from ptqc.execute.torch_executor.block import Environment, Step
 from ptqc.execute.torch_executor.convert import from_array
@@ -17,8 +17,8 @@ from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import constant_array
 
 # What these compute is there in float, and float readers get it as it is.
-_COMPUTED_IN_FLOAT = (Form.FLOAT, Form.TABLE, Form.DYNAMIC)
-_READ_FLOAT = (Form.FLOAT, Form.DYNAMIC)
+_COMPUTED_IN_FLOAT = (*REAL_FORMS, Form.TABLE, Form.DYNAMIC)
+_READ_FLOAT = (*REAL_FORMS, Form.DYNAMIC)
 # Their outputs are multiples of the scale already.
 _ON_CODES = (Form.MOVE, Form.RESCALE, Form.CODES)
 
@@ -27,7 +27,7 @@ class Quantizer(torch.nn.Module):
     """The parameters of one tensor of a plan, as tensors: ``requires_grad_`` on them makes them leaves.
 
     Attributes:
-        scale, zero_point: float32, [] or [C].
+        scale, zero_point: float32, [] or [C], or by blocks of the rank of the tensor.
         codes: of a constant, in their integer type; None where they follow from its present values.
     """
 
@@ -37,24 +37,34 @@ class Quantizer(torch.nn.Module):
 
     def __init__(self, params: QuantParams, codes: Array | None = None) -> None:
         super().__init__()
-        self.qmin, self.qmax, self.axis = params.qmin, params.qmax, params.axis
+        self.qmin, self.qmax, self.block = params.qmin, params.qmax, params.block
+        self.axis = params.axis if params.block is None else None  # blocks are spread to the shape of the tensor
+        self._block_axis = params.axis or 0
         self.register_buffer("scale", torch.tensor(params.scale), persistent=False)
         self.register_buffer("zero_point", torch.tensor(params.zero_point, dtype=torch.float32), persistent=False)
         self.register_buffer("codes", None if codes is None else from_array(codes), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` after quantizing and dequantizing it."""
-        return fake_quantize(x, self.scale, self.zero_point, self.qmin, self.qmax, self.axis)
+        return fake_quantize(x, *self.spread(x.shape), self.qmin, self.qmax, self.axis)
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Codes of ``x`` as whole floats."""
-        return quantize(x, self.scale, self.zero_point, self.qmin, self.qmax, self.axis)
+        return quantize(x, *self.spread(x.shape), self.qmin, self.qmax, self.axis)
 
     def constant(self, value: torch.Tensor) -> torch.Tensor:
         """What the codes of a constant stand for; those nearest to ``value`` where none are set."""
         if self.codes is None:
             return self.forward(value)
-        return dequantize(self.codes, self.scale, self.zero_point, self.axis)
+        return dequantize(self.codes, *self.spread(self.codes.shape), self.axis)
+
+    def spread(self, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point as they are, or of every element of a tensor of ``shape`` where they are by blocks."""
+        if self.block is None:
+            return self.scale, self.zero_point
+        axis, length = self._block_axis, shape[self._block_axis]
+        scale, point = (v.repeat_interleave(self.block, axis) for v in (self.scale, self.zero_point))
+        return scale.narrow(axis, 0, length), point.narrow(axis, 0, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +212,11 @@ class QuantizedExecutor(TorchExecutor):
             found: torch.Tensor = super(QuantizedExecutor, self).compute(step, [values, *inputs[1:]], environment)[0]
             return found
 
-        scale, point = (rows(values.reshape(-1, 1)) for values in (quantizer.scale, quantizer.zero_point))
+        width = inputs[0].shape[-1] if quantizer.block is None else quantizer.block
+        scale, point = (
+            rows(values.reshape(len(inputs[0]), -1)).repeat_interleave(width, -1)[..., : inputs[0].shape[-1]]
+            for values in (quantizer.scale, quantizer.zero_point)
+        )
         if quantizer.codes is not None:
             return dequantize(rows(quantizer.codes), scale, point)
         return fake_quantize(rows(inputs[0]), scale, point, quantizer.qmin, quantizer.qmax)
@@ -233,7 +247,7 @@ class QuantizedExecutor(TorchExecutor):
         found: dict[ir.Node, dict[int, str]] = {}
         for step, form in forms.items():
             node, parts = step.node, linear_parts(step.node)
-            if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
+            if parts is not None and form in (Form.KERNEL, Form.DYNAMIC, *WEIGHT_ONLY):
                 if parts.weight.name in self.plan.tensors:
                     found.setdefault(node, {})[1] = parts.weight.name or ""
                 if parts.bias is not None and parts.bias_name in self.plan.tensors:
