@@ -21,6 +21,7 @@ def with_advice(report: Report) -> Report:
             *report.warnings,
             *_speed(report),
             *_size(report),
+            *_rounding(report),
             *_fidelity(report),
             *_confidence(report),
             *_accuracy(report),
@@ -57,6 +58,17 @@ def _speed(report: Report) -> Iterator[str]:
 def _size(report: Report) -> Iterator[str]:
     if report.output is not None and report.output.bytes > report.model.bytes:
         yield "the output is larger than the input: most of its bytes are not weights of integer layers."
+
+
+def _rounding(report: Report) -> Iterator[str]:
+    """What rounding had to do otherwise than usual: one sentence for each kind, with the layers."""
+    layers: dict[str, list[str]] = {}
+    for row in report.layers:
+        if row.note:
+            layers.setdefault(row.note, []).append(short_name(row.name))
+    for note, names in layers.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{printable(note, 300)} ({', '.join(names[:NAMED])}{more})."
 
 
 def _fidelity(report: Report) -> Iterator[str]:

@@ -5,7 +5,15 @@ import math
 from importlib.resources import files
 
 from ptqc.report.report import LayerInfo, Report
-from ptqc.report.summary import count_text, decibel_text, printable, size_text, summary_rows
+from ptqc.report.summary import (
+    count_text,
+    decibel_text,
+    has_narrow_weights,
+    printable,
+    rounding_text,
+    size_text,
+    summary_rows,
+)
 
 TEMPLATE = "report.html.j2"
 
@@ -16,8 +24,15 @@ def to_html(report: Report) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(decibels=decibel_text, count=count_text, size=size_text, printable=printable)
+    environment.filters.update(rounding=rounding_text)
     template = environment.from_string((files("ptqc.report") / TEMPLATE).read_text("utf-8"))
-    return template.render(report=report, rows=summary_rows(report), plot=sqnr_plot(report.layers), inf=math.inf)
+    return template.render(
+        report=report,
+        rows=summary_rows(report),
+        plot=sqnr_plot(report.layers),
+        narrow=has_narrow_weights(report.layers),
+        inf=math.inf,
+    )
 
 
 def sqnr_plot(layers: tuple[LayerInfo, ...]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ptqc.report.report import Report
-from ptqc.report.summary import count_text, decibel_text, printable, prominent_layers, summary_rows
+from ptqc.report.summary import count_text, decibel_text, has_narrow_weights, printable, prominent_layers, summary_rows
 
 SHOWN_LAYERS = 10
 
@@ -23,12 +23,13 @@ def to_markdown(report: Report) -> str:
 
 def _layers(report: Report) -> str:
     headings = ("#", "layer", "op", "precision", "SQNR dB", "noise", "MACs")
+    narrow = has_narrow_weights(report.layers)
     rows = [
         (
             str(number),
             layer.name,
             layer.op,
-            layer.precision,
+            f"{layer.precision} {layer.stored_as}" if narrow and layer.stored_as else layer.precision,
             decibel_text(layer.sqnr_db),
             "" if layer.share is None else f"{layer.share:.1%}",
             count_text(layer.macs) if layer.macs else "",

@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import onnx_ir as ir
@@ -40,6 +40,8 @@ from ptqc.report.report import (
     RefusedMatch,
     Report,
 )
+from ptqc.report.weights import quantized_weights, stored_as, stored_bytes, weights_info
+from ptqc.rounding.layer import Rounding
 
 LAYER_SAMPLES = 16  # for the error by layer
 MOST_JUDGED = 1024  # samples for the figures where no data was set apart for them
@@ -68,6 +70,7 @@ class Run:
         estimation: what the confidence of a result without real data rests on.
         notes: on the calibration data.
         seconds: of the stages so far; measuring adds its own.
+        rounding: what it cost to round each node's weights, where a method knows.
     """
 
     loaded: LoadedModel
@@ -83,6 +86,7 @@ class Run:
     estimation: Estimation | None
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    rounding: Rounding = field(default_factory=dict)
 
 
 def measure(run: Run, progress: Progress) -> Report:
@@ -101,6 +105,7 @@ def measure(run: Run, progress: Progress) -> Report:
         confidence=_confidence(run),
         latency=None if run.options.no_measure else _latency(run),
         fusion=_fusion_info(fusion),
+        weights=weights_info(run.canonical, run.plan),
         layers=_layers(run, fusion, progress),
         passes=_pass_infos(run.passes),
         notes=notes,
@@ -183,7 +188,8 @@ def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerIn
     rows = []
     for node in canonical.graph:
         name = node.name or ""
-        plan, error = run.plan.nodes[name], errors.get(name)
+        plan, error, rounded = run.plan.nodes[name], errors.get(name), run.rounding.get(name)
+        weights = quantized_weights(node, run.plan)
         rows.append(
             LayerInfo(
                 name=name,
@@ -195,17 +201,25 @@ def _layers(run: Run, fusion: FusionReport, progress: Progress) -> tuple[LayerIn
                 macs=costs[name].macs,
                 weight_bytes=_stored_bytes(node, run.plan, costs[name].weight_bytes),
                 kernel="integer" if name in integer else "",
+                stored_as="" if weights is None else stored_as(weights[0]),
+                rounding_error=None if rounded is None else rounded.error,
+                nearest_error=None if rounded is None else rounded.nearest_error,
+                note="" if rounded is None else rounded.note,
             )
         )
     return tuple(rows)
 
 
 def _stored_bytes(node: ir.Node, plan: QuantPlan, float_bytes: int) -> int:
-    """Bytes of the constants of ``node`` as stored: 8-bit ones take a quarter."""
-    if plan.nodes[node.name or ""].form not in (Form.KERNEL, Form.DYNAMIC, Form.TABLE):
+    """Bytes of the constants of ``node`` as stored, scales apart."""
+    if plan.nodes[node.name or ""].form is Form.FLOAT:
         return float_bytes
-    arrays = [constant_array(value) for value in node.inputs if value is not None and value.name in plan.tensors]
-    return float_bytes - sum(3 * array.size for array in arrays if array is not None)
+    saved = 0
+    for value in node.inputs:
+        array, params = constant_array(value), plan.tensors.get("" if value is None else value.name or "")
+        if params is not None and array is not None:
+            saved += array.nbytes - stored_bytes(params, array.size)
+    return float_bytes - saved
 
 
 def _pass_infos(results: Sequence[PassResult]) -> tuple[PassInfo, ...]:

@@ -131,6 +131,11 @@ class LayerInfo:
         share: of all noise entering the network, what enters here (0..1); see ptqc.report.compare.
         macs: multiply-accumulates for one sample; weight_bytes: of its weights as stored.
         kernel: what the runtime runs for it (``QLinearConv``), empty where not known.
+        stored_as: format of its weights (``int4``, ``codebook4/channel``); empty where they are not quantized.
+        rounding_error: squared error of its output on held-back samples that rounding its weights leaves, relative to
+            the output's power; None where not measured.
+        nearest_error: the same with weights rounded to nearest.
+        note: what rounding had to do otherwise than usual.
     """
 
     name: str
@@ -142,6 +147,25 @@ class LayerInfo:
     macs: int = 0
     weight_bytes: int = 0
     kernel: str = ""
+    stored_as: str = ""
+    rounding_error: float | None = None
+    nearest_error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsInfo:
+    """The quantized weights of all linear layers.
+
+    Attributes:
+        formats: format -> tensors stored so, the most frequent first.
+        bytes: as stored, with scales and codebooks.
+        int8_bytes: what they would take at 8 bits with a scale for each channel.
+    """
+
+    formats: Mapping[str, int]
+    bytes: int
+    int8_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +218,7 @@ class Report:
     confidence: Confidence | None = None
     latency: LatencyInfo | None = None
     fusion: FusionInfo | None = None
+    weights: WeightsInfo | None = None
     layers: tuple[LayerInfo, ...] = ()
     passes: tuple[PassInfo, ...] = ()
     notes: tuple[str, ...] = ()

@@ -7,8 +7,10 @@ from ptqc.report.report import Coverage, LayerInfo, Report
 from ptqc.report.summary import (
     count_text,
     decibel_text,
+    has_narrow_weights,
     printable,
     prominent_layers,
+    rounding_text,
     short_name,
     size_text,
     summary_rows,
@@ -103,15 +105,18 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
     shown = prominent_layers(layers, len(layers) if everything else SHOWN_LAYERS)
     title = "Layers" if len(shown) == len(layers) else f"Layers: the {len(shown)} that matter most of {len(layers)}"
     headings = (("#", True), ("layer", False), ("op", False), ("precision", False))
+    narrow = has_narrow_weights(layers)
+    storage = (("stored as", False), ("rounding dB", True)) if narrow else ()
     figures = (("SQNR dB", True), ("noise", True), ("MACs", True), ("weights", True))
-    table = plain_table(title, *headings, *figures, ("why", False))
+    table = plain_table(title, *headings, *storage, *figures, ("why", False))
     for number, layer in shown:
         share = "" if layer.share is None else f"{layer.share:.1%}"
         macs, weights = count_text(layer.macs) if layer.macs else "", size_text(layer.weight_bytes)
         names = (short_name(layer.name, NAME_WIDTH), printable(layer.op, 30), printable(layer.precision, 20))
+        stored = (printable(layer.stored_as, 24), rounding_text(layer)) if narrow else ()
         figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
         why = printable(layer.reason, 120) if everything or layer.precision == "float" else ""
-        table.add_row(str(number), *names, *figure_cells, why)
+        table.add_row(str(number), *names, *stored, *figure_cells, why)
     return table
 
 

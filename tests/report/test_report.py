@@ -29,6 +29,7 @@ from ptqc.report.report import (
     PassInfo,
     RefusedMatch,
     Report,
+    WeightsInfo,
 )
 from ptqc.report.summary import count_text, prominent_layers, short_name, size_text, summary_rows
 from ptqc.report.text import report_renderables
@@ -335,3 +336,42 @@ def test_texts_for_people():
     assert [size_text(n) for n in (999, 1000, 2_340_000)] == ["999 bytes", "1.00 kB", "2.34 MB"]
     assert [count_text(n) for n in (7, 40_500_000)] == ["7", "40.5 M"]
     assert short_name("/very/long/name/of/a/layer/Conv", 12) == "...ayer/Conv"
+
+
+# Weights below 8 bits
+
+
+def narrow_report() -> Report:
+    note = "rounding to nearest was better on held-back samples"
+    layers = (
+        LayerInfo("a", "Conv", "w4a8", stored_as="codebook4/channel", rounding_error=0.004, nearest_error=0.02),
+        LayerInfo("b", "Conv", "w4a8", stored_as="int4", rounding_error=0.02, nearest_error=0.02, note=note),
+        LayerInfo("c", "Conv", "w4a8", stored_as="int4", note=note),
+        LayerInfo("d", "Gemm", "w8a8", stored_as="int8"),
+    )
+    return replace(full_report(), layers=layers, weights=WeightsInfo({"int4": 2, "codebook4/channel": 1}, 520, 1000))
+
+
+def test_formats_and_errors_of_rounding_are_shown():
+    report = narrow_report()
+    assert Report.from_json(json.loads(report.text())) == report
+    assert ("weights", "int4 (1 tensor codebook4/channel), 520 bytes, 52% of what they take at 8 bits") in summary_rows(
+        report
+    )
+    text = rendered(report)
+    assert re.search(r"codebook4/channel +24\.0 \(\+7\.0\)", text)
+    assert re.search(r"int4 +17\.0 \(\+0\.0\)", text)
+    assert "w4a8 codebook4/channel" in to_markdown(report)
+    assert "24.0 (+7.0)" in to_html(report) and "on samples held back" in to_html(report)
+
+
+def test_nothing_is_said_of_formats_where_all_are_int8():
+    report = replace(full_report(), weights=WeightsInfo({"int8": 3}, 1000, 1000))
+    assert ("weights", "int8, 1.00 kB") in summary_rows(report)
+    for text in (rendered(report), to_html(report), to_markdown(report)):
+        assert "stored as" not in text and "held back" not in text
+
+
+def test_layers_that_fell_back_are_a_warning():
+    warnings = with_advice(narrow_report()).warnings
+    assert "rounding to nearest was better on held-back samples (b, c)." in warnings
