@@ -56,7 +56,8 @@ class Console:
     def progress(self) -> Iterator[Progress]:
         """A callback (stage, done, total) behind a bar with the time left; stages are lines where nothing moves.
 
-        What follows a comma in the name of a stage is shown as it changes: ``distill, loss 0.12``.
+        What follows a comma in the name of a stage is shown as it changes: ``distill, loss 0.12``. The time
+        that a long one will take (``round weights, about 40 s``) is said where nothing moves, too.
         """
         if not sys.stderr.isatty() or self.verbosity < 0:
             yield self._stages()
@@ -83,7 +84,8 @@ class Console:
             name = _name(stage)
             if name not in seen:
                 seen[name] = None
-                self.say(f"{name} ...", level=1)
+                expected = stage.removeprefix(name).startswith(", about ")
+                self.say(f"{stage if expected else name} ...", level=0 if expected else 1)
 
         return advance
 

@@ -118,6 +118,14 @@ def test_the_loss_does_not_make_a_stage_of_its_own(capsys):
     assert capsys.readouterr().err.splitlines() == ["distill ...", "observe ..."]
 
 
+@pytest.mark.parametrize(("verbosity", "said"), [(0, "round weights, about 40 s ...\n"), (-1, "")])
+def test_the_time_of_a_long_stage_is_said_up_front(capsys, verbosity, said):
+    with Console(verbosity=verbosity).progress() as progress:
+        progress("round weights, about 40 s", 0, 3)
+        progress("round weights, conv1", 1, 3)
+    assert capsys.readouterr().err == said
+
+
 # --min-confidence
 
 

@@ -36,7 +36,7 @@ def test_formats_and_bytes(one, name, size):
 
 def test_the_weights_of_a_model():
     array = np.ones((9, 8), np.float32)
-    data = ir.Input("x", ir.Shape([1, 9]), ir.TensorType(ir.DataType.FLOAT))
+    data = ir.val("x", ir.DataType.FLOAT, [1, 9])
     weights = {name: ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name in "uw"}
     products = [ir.node("MatMul", [data, weights["u" if name == "c" else "w"]], name=name) for name in "abc"]
     graph = ir.Graph([data], [products[0].outputs[0]], nodes=products, initializers=list(weights.values()))
