@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,15 +27,18 @@ TOKENS = (16, 128)
 CALIBRATION_PAIRS = 128
 SECONDS = 6.0  # of interleaved runs for each ratio
 Feeds = Mapping[str, Array]
+Row = Callable[[str, Path], dict[str, Any]]  # name, file
+Forms = Callable[[Path, Sequence[Feeds], Row], list[dict[str, Any]]]
 
 
-def sentence_encoder(data: Path = DATA, model: Path | None = None) -> list[dict[str, Any]]:
+def sentence_encoder(data: Path = DATA, model: Path | None = None, forms: Forms | None = None) -> list[dict[str, Any]]:
     """One row for each of float, ptqc and onnxruntime: Spearman x 100, SQNR in dB and cosine over all sentences but
     those of the calibration pairs, speed against float at 16 and 128 tokens, size against float.
 
     Args:
         data: the data folder.
         model: ``minilm_l6.onnx``; built in the user's cache folder if None.
+        forms: makes other rows of the model's path, the calibration samples and what measures a file.
     """
     text_models = _module(data / "get_text_models.py")
     path = model or _built_encoder(text_models)
@@ -48,10 +51,10 @@ def sentence_encoder(data: Path = DATA, model: Path | None = None) -> list[dict[
         fidelity = _fidelity(path, file, judged)
         return {"spearman": text_models.sts_eval(file), **fidelity, **_row(name, path, file, speed)}
 
-    return [{"model": "minilm_l6", **one} for one in _forms(path, calibration, row)]
+    return [{"model": "minilm_l6", **one} for one in (forms or _forms)(path, calibration, row)]
 
 
-def language_model(data: Path = DATA) -> list[dict[str, Any]]:
+def language_model(data: Path = DATA, forms: Forms | None = None) -> list[dict[str, Any]]:
     """The same rows for ``pylm`` with its perplexity; speed at 16 and 128 bytes."""
     load = _module(data / "load.py")
     path = Path(load.path("pylm"))
@@ -67,7 +70,7 @@ def language_model(data: Path = DATA) -> list[dict[str, Any]]:
             **_row(name, path, file, speed),
         }
 
-    return [{"model": "pylm", **one} for one in _forms(path, calibration, row)]
+    return [{"model": "pylm", **one} for one in (forms or _forms)(path, calibration, row)]
 
 
 def without_data(name: str, seeds: range, data: Path = DATA, model: Path | None = None) -> list[dict[str, Any]]:
@@ -104,7 +107,7 @@ def without_data(name: str, seeds: range, data: Path = DATA, model: Path | None 
         ]
 
 
-def _forms(path: Path, calibration: Sequence[Feeds], row: Any) -> list[dict[str, Any]]:
+def _forms(path: Path, calibration: Sequence[Feeds], row: Row) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
         ours, theirs = Path(folder, "ptqc.onnx"), Path(folder, "onnxruntime.onnx")
         start = time.perf_counter()

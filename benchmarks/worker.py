@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,9 @@ from typing import Any
 
 from benchmarks.data import REPOSITORY
 from ptqc.core.errors import PtqcError
-from ptqc.core.types import Array
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import QuantPlan
+from ptqc.core.types import Array, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Job:
     """What to quantize: with ``ptqc`` (options as in QuantizeOptions) or ``onnxruntime`` (its calibration method).
 
     Attributes:
-        data: .npz; ``stacked`` if its first axis is none of the model's.
+        data: .npz; ``stacked`` if its first axis is none of the model's. Empty: ptqc makes samples.
+        target: of ptqc.
         samples: use the first ones only; None for all.
         stream: hand the samples over one by one, from a generator, instead of the path.
     """
@@ -38,6 +42,7 @@ class Job:
     samples: int | None = None
     stacked: bool = False
     stream: bool = False
+    target: str = "int8"
 
 
 def run_job(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -98,21 +103,40 @@ def samples(job: Job) -> Iterator[dict[str, Array]]:
             yield {name: row[0] for name, row in rows.items()} if job.stacked else rows
 
 
+def options_of(job: Job) -> QuantizeOptions:
+    """The options of a job: two threads, precisions as (pattern, text) pairs."""
+    given = {"threads": 2, "samples": job.samples, **job.options}
+    precision = tuple((pattern, Precision.parse(text)) for pattern, text in given.pop("precision", ()))
+    return QuantizeOptions(precision=precision, **given)
+
+
 def quantize_ptqc(job: Job) -> dict[str, Any]:
     """With ptqc's defaults but for ``job.options``; everything that a user gets is measured, the report included."""
-    from ptqc.api import QuantizeOptions, quantize
+    from ptqc.api import quantize
 
-    options = QuantizeOptions(**{"threads": 2, "samples": job.samples, **job.options})
-    data = samples(job) if job.stream else job.data
-    result = quantize(job.model, "int8", data, options=options)
+    data = samples(job) if job.stream else job.data or None
+    result = quantize(job.model, job.target, data, options=options_of(job))
     result.save(job.output)
     provenance = result.plan.provenance
     return {
         "method": provenance.get("calibration-method"),
+        "formats": formats(result.plan),
         "stages": dict(result.report.seconds),
         "warnings": list(result.report.warnings),
         "notes": list(result.report.notes),
     }
+
+
+def formats(plan: QuantPlan) -> dict[str, int]:
+    """How many tensors of weights are stored in each way: signed integers of at most 8 bits are weights."""
+    weights = [params for params in plan.tensors.values() if params.type.signed and params.type.bits <= 8]
+    names = [
+        str(params.type)
+        if params.codebook is None
+        else f"codebook{params.stored_bits}{'/channel' * (params.codebook.ndim > 1)}"
+        for params in weights
+    ]
+    return dict(sorted(Counter(names).items()))
 
 
 class Reader:
@@ -148,7 +172,7 @@ def quantize_onnxruntime(job: Job) -> dict[str, Any]:
             Reader(job),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType[job.options.get("weights", "QInt8")],
             per_channel=job.options["per_channel"],
             calibrate_method=CalibrationMethod[job.options["method"]],
         )
