@@ -11,6 +11,11 @@ import onnx_ir as ir
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.types import FLOAT, W8A8, Precision
 
+ALL = "*"  # the pattern of a precision that is given without one
+WEIGHT_BITS = range(2, 9)
+ACTIVATION_BITS = range(4, 9)
+WITH_WEIGHTS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:
@@ -45,17 +50,29 @@ class Restrictions:
 
     def precision_of(self, node: ir.Node) -> Precision | None:
         """What the user demands of ``node``; None: the target's own precision."""
+        demand = self._demand(node)
+        return None if demand is None else demand[1]
+
+    def named(self, node: ir.Node) -> bool:
+        """Whether the demand is made of this node, not of all: then it holds for sensitive layers too."""
+        demand = self._demand(node)
+        return demand is not None and demand[0] != ALL
+
+    def _demand(self, node: ir.Node) -> tuple[str, Precision] | None:
         name = node.name or ""
-        return next((p for pattern, p in reversed(self.precisions) if fnmatchcase(name, pattern)), None)
+        return next((one for one in reversed(self.precisions) if fnmatchcase(name, one[0])), None)
 
     def dynamic(self, node: ir.Node) -> bool:
-        """Whether the range of the activation of ``node`` is to be found at run time."""
+        """Whether the range of the activation of ``node`` is to be found at run time, which then has 8 bits."""
         if node.op_type not in ("Gemm", "MatMul"):
+            return False
+        precision = self.precision_of(node)
+        if precision is not None and (precision.activation_bits or 8) < 8:
             return False
         return self.activations == "dynamic" or (self.activations == "auto" and (node.name or "") in self.dynamic_nodes)
 
     def check(self, model: ir.Model) -> None:
-        """Raises OptionError for a pattern or operator that matches no node, or a precision that int8 lacks."""
+        """Raises OptionError for a pattern or operator that matches no node, or a precision that there is not."""
         names = [node.name or "" for node in model.graph]
         for pattern in (*self.float_patterns, *(p for p, _ in self.precisions)):
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -66,9 +83,45 @@ class Restrictions:
         for operator in self.op_types:
             if operator not in operators:
                 raise OptionError(f"no node is of operator {quoted(operator)}", fix=nearest(operator, operators))
-        for _, precision in self.precisions:
-            if precision not in (FLOAT, W8A8):
-                raise OptionError(f"precision {precision} is not available here", fix="use w8a8 or float")
+        for pattern, precision in self.precisions:
+            self._check_precision(pattern, precision)
+            matched = [node for node in model.graph if fnmatchcase(node.name or "", pattern)]
+            if precision not in (FLOAT, W8A8) and not any(node.op_type in WITH_WEIGHTS for node in matched):
+                raise OptionError(
+                    f"none of the nodes that match {quoted(pattern)} has weights",
+                    why=f"{precision} says how weights and the input of their layer are quantized",
+                    fix=f"name nodes of {', '.join(WITH_WEIGHTS)}: ptqc inspect lists them",
+                )
+
+    def _check_precision(self, pattern: str, precision: Precision) -> None:
+        weights, activations = precision.weight_bits, precision.activation_bits
+        where = f"--precision {quoted(pattern)}"
+        if weights is None and activations is not None:
+            raise OptionError(
+                f"there are no integer kernels for {precision}",
+                where=where,
+                why="integer activations are multiplied by integer weights",
+                fix=f"use w8a{activations}, or float",
+            )
+        if weights is not None and weights not in WEIGHT_BITS:
+            raise OptionError(
+                f"weights of {weights} bits are not available",
+                where=where,
+                fix="weights have 2 to 8 bits, or 16 for float",
+            )
+        if activations is not None and activations not in ACTIVATION_BITS:
+            raise OptionError(
+                f"activations of {activations} bits are not available",
+                where=where,
+                fix="activations have 4 to 8 bits, or 16 for float",
+            )
+        if activations is not None and activations < 8 and self.activations == "dynamic":
+            raise OptionError(
+                f"{precision} contradicts --activations dynamic",
+                where=where,
+                why="ranges that are found at run time have 8 bits",
+                fix="use --activations static",
+            )
 
 
 def _nearest_pattern(pattern: str, names: Sequence[str]) -> str:

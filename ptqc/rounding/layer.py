@@ -14,11 +14,13 @@ class LayerRequest:
         node: its name.
         formats: admissible ways to store its weights; of several the one with the least error per byte is taken.
         entry_bits: of the codes in codebooks: 8, or 7 where the CPU saturates pairs of products.
+        reason: why it has so many bits, a sentence for people; empty where there is nothing to say.
     """
 
     node: str
     formats: tuple[WeightFormat, ...]
     entry_bits: int = 8
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

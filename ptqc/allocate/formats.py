@@ -1,0 +1,141 @@
+"""Who gets how many bits: the admissible ways to store the weights of each linear node."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from ptqc.allocate.place import Placement
+from ptqc.allocate.positions import Positions, find_positions
+from ptqc.allocate.restrict import WITH_WEIGHTS, Restrictions
+from ptqc.core.errors import OptionError
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
+from ptqc.core.types import WeightFormat
+from ptqc.execute.latency import has_vnni
+from ptqc.graph.linear import linear_parts
+from ptqc.rounding.layer import LayerRequest
+from ptqc.targets.target import Target
+
+CODEBOOK_BITS = 4  # the decoder of codebooks has 16 entries
+LEAST_SUMMED = 100  # weights of an output channel below which 16 bytes more for each channel cannot pay
+LEAST_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    """What decides the bits of one node's weights."""
+
+    restrictions: Restrictions
+    positions: Positions
+    default: int  # of the target
+    kernel: int  # the most that the integer kernels of the CPU take: 7 where it saturates pairs of products
+
+    def of(self, node: ir.Node, form: Form) -> tuple[int, str]:
+        """Bits of the weights, and the reason as a sentence."""
+        demand = self.restrictions.precision_of(node)
+        bits = self.default if demand is None or demand.weight_bits is None else demand.weight_bits
+        if form in WEIGHT_ONLY:
+            kept, what = 8, "depthwise layer" if (node.name or "") in self.positions.depthwise else ""
+        else:
+            kept, what = self.kernel, self.positions.sensitive(node.name or "")
+        if bits >= kept:
+            return kept, "" if kept == 8 else f"{kept}-bit weights, as this CPU saturates sums of products"
+        if what and not self.restrictions.named(node):
+            return kept, f"{what}: its weights stay at {kept} bits"
+        return bits, f"{bits}-bit weights"
+
+
+def cpu_kind(options: QuantizeOptions) -> str:
+    """The CPU that will run the result, as targets name it."""
+    if options.cpu != "native":
+        return options.cpu
+    return "vnni" if has_vnni() else "avx2"
+
+
+def layer_requests(
+    model: ir.Model, placement: Placement, restrictions: Restrictions, target: Target, options: QuantizeOptions
+) -> tuple[LayerRequest, ...]:
+    """What rounding is asked for: each node with integer weights and the ways to store them, in graph order.
+
+    First and last layers and depthwise convolutions keep 8 bits where they are small and nobody names them; where only
+    weights are integers, depthwise ones alone. Nodes that share weights get the most bits that one of them needs.
+
+    Args:
+        model: the canonical graph of ``placement``.
+
+    Raises:
+        OptionError: codebooks are asked for where no weights have 4 bits, or a block size that no kernel takes.
+    """
+    cpu = cpu_kind(options)
+    widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], _kernel_bits(cpu))
+    nodes = [node for node in model.graph if _has_codes(node, placement)]
+    bits = {node: widths.of(node, placement.form(node)) for node in nodes}
+    most: dict[ir.Value | None, tuple[int, str]] = {}
+    for node, found in bits.items():
+        most[node.inputs[1]] = max(most.get(node.inputs[1], found), found, key=lambda one: one[0])
+    requests = []
+    for node in nodes:
+        width, reason = most[node.inputs[1]]
+        formats = _formats(node, placement.form(node), width, options)
+        requests.append(LayerRequest(node.name or "", formats, _kernel_bits(cpu), reason))
+    _check(requests, options)
+    return tuple(requests)
+
+
+def _kernel_bits(cpu: str) -> int:
+    return 7 if cpu == "avx2" else 8
+
+
+def _has_codes(node: ir.Node, placement: Placement) -> bool:
+    form = placement.form(node)
+    if form in WEIGHT_ONLY:
+        return node.op_type in WITH_WEIGHTS
+    return form in (Form.KERNEL, Form.DYNAMIC) and linear_parts(node) is not None
+
+
+def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:
+    if form in WEIGHT_ONLY:
+        return (WeightFormat(bits, block=options.block_size if node.op_type in ("Gemm", "MatMul") else None),)
+    uniform = WeightFormat(bits)
+    if bits != CODEBOOK_BITS or options.weight_format == "uniform":
+        return (uniform,)
+    codebooks = [WeightFormat(bits, "tensor")]
+    if _summed(node) >= LEAST_SUMMED:
+        codebooks.append(WeightFormat(bits, "channel"))
+    return tuple(codebooks) if options.weight_format == "codebook" else (uniform, *codebooks)
+
+
+def _summed(node: ir.Node) -> int:
+    """Weights of one output channel."""
+    parts = linear_parts(node)
+    assert parts is not None  # those that are not linear have no kernel
+    return int(parts.weight_array.size) // max(int(parts.weight_array.shape[parts.axis]), 1)
+
+
+def _check(requests: Sequence[LayerRequest], options: QuantizeOptions) -> None:
+    formats = [form for request in requests for form in request.formats]
+    if options.weight_format == "codebook" and not any(form.codebook != "none" for form in formats):
+        raise OptionError(
+            "--weight-format codebook has no weights to store",
+            why=f"codebooks have 16 entries, and no integer kernel gets weights of {CODEBOOK_BITS} bits",
+            fix="use --target int4, --precision w4a8, or --weight-format uniform",
+        )
+    block = options.block_size
+    if any(form.block is not None for form in formats) and (block < LEAST_BLOCK or block & (block - 1)):
+        raise OptionError(
+            f"blocks of {block} weights are not available",
+            where="--block-size",
+            why="the kernels take powers of two from 16 on",
+            fix=f"use {max(LEAST_BLOCK, 1 << (max(block, 1).bit_length() - 1))} or 32",
+        )
+
+
+def explained(plan: QuantPlan, requests: Sequence[LayerRequest]) -> QuantPlan:
+    """``plan`` that says of each node why its weights have so many bits."""
+    reasons: Mapping[str, str] = {request.node: request.reason for request in requests if request.reason}
+    nodes = {
+        name: replace(node, reason=f"{node.reason}; {reasons[name]}") if name in reasons else node
+        for name, node in plan.nodes.items()
+    }
+    return replace(plan, nodes=nodes)
