@@ -9,26 +9,23 @@ import onnx_ir as ir
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.tables import table_params
-from ptqc.core.arithmetic import affine_params, bias_params, symmetric_params
+from ptqc.core.arithmetic import GREATEST_BIAS_CODE, affine_params, bias_params, symmetric_params
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.ranges import Range
 from ptqc.core.types import UINT8, QuantParams, QuantType
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import constant_array, graph_hash, single_consumer
 
-# Codes of biases stay below this, so that bias and products together cannot overflow an int32 accumulator.
-GREATEST_BIAS_CODE = 2.0**30
-
 
 def activation_params(groups: Iterable[Group], ranges: Mapping[str, Range]) -> dict[str, QuantParams]:
-    """uint8 parameters of every activation; ``ranges`` by the first tensor of each group."""
+    """Parameters of every activation in the type of its group; ``ranges`` by the first tensor of each group."""
     tensors: dict[str, QuantParams] = {}
     for group in groups:
         low, high = group.request.bounded(*ranges[group.request.tensor])
-        first = affine_params(min(low, group.holds[0]), max(high, group.holds[1]), UINT8)
+        first = affine_params(min(low, group.holds[0]), max(high, group.holds[1]), group.request.type)
         for name, factor in group.factors.items():
             scale = np.asarray(first.scale * np.float32(factor))
-            tensors[name] = QuantParams(UINT8, scale, first.zero_point)
+            tensors[name] = QuantParams(first.type, scale, first.zero_point)
     return tensors
 
 

@@ -10,6 +10,8 @@ from ptqc.core.types import INT32, Array, QuantParams, QuantType
 
 # A scale below this is as good as a constant-zero tensor, and its reciprocal would overflow float32.
 LEAST_SCALE = np.float32(2.0**-100)
+# Codes of biases stay below this, so that bias and products together cannot overflow an int32 accumulator.
+GREATEST_BIAS_CODE = 2.0**30
 
 
 def affine_params(low: float, high: float, kind: QuantType) -> QuantParams:
