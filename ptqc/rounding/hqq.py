@@ -9,8 +9,8 @@ from ptqc.core.arithmetic import LEAST_SCALE
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
 from ptqc.rounding.layer import LayerRequest, Rounding
-from ptqc.rounding.scales import errors_of, nearest_codes, search_scales
 from ptqc.rounding.rows import Rows, round_rows
+from ptqc.rounding.scales import errors_of, nearest_codes, search_scales
 
 POWER = 0.7
 STEPS = 20

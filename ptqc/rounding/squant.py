@@ -8,8 +8,8 @@ import onnx_ir as ir
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
 from ptqc.rounding.layer import LayerRequest, Rounding
-from ptqc.rounding.scales import search_scales
 from ptqc.rounding.rows import Rows, round_rows
+from ptqc.rounding.scales import search_scales
 
 
 def round_squant(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]) -> Rounding:

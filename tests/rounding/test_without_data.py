@@ -10,12 +10,12 @@ from hypothesis.extra.numpy import arrays
 from ptqc.core.arithmetic import dequantize
 from ptqc.core.errors import OptionError
 from ptqc.core.plan import QuantPlan
-from ptqc.core.types import INT32, UINT8, Array, QuantParams, WeightFormat
+from ptqc.core.types import INT32, UINT8, Array, CodebookKind, QuantParams, WeightFormat
 from ptqc.rounding.hqq import round_hqq, split
 from ptqc.rounding.layer import LayerRequest
+from ptqc.rounding.rows import Rows
 from ptqc.rounding.scales import errors_of, least_scales, nearest_codes, search_scales
 from ptqc.rounding.squant import flipped_codes, round_squant
-from ptqc.rounding.rows import Rows
 
 CONV = """<ir_version: 8, opset_import: ["" : 21]>
 g (float[N,4,6,6] x) => (float[N,6,6,6] y) {
@@ -42,7 +42,7 @@ def _plan(**tensors: QuantParams) -> QuantPlan:
     return QuantPlan("int4", "", tensors, {})
 
 
-def _request(bits: int = 4, codebook: str = "none", block: int | None = None) -> list[LayerRequest]:
+def _request(bits: int = 4, codebook: CodebookKind = "none", block: int | None = None) -> list[LayerRequest]:
     return [LayerRequest("node", (WeightFormat(bits, codebook, block),))]
 
 
@@ -121,7 +121,8 @@ def test_zeros_and_wide_formats(rounding) -> None:  # type: ignore[no-untyped-de
 def test_the_bias_bounds_the_scale_from_below() -> None:
     bias = np.array([0, 0, 0, 0, 0, 1e6])
     model = _model(CONV, w=np.full((6, 2, 3, 3), 1e-6), b=bias)
-    tensors = {"x": QuantParams(UINT8, np.float32(0.01), 0), "node:bias": QuantParams(INT32, np.ones(6), 0, axis=0)}
+    zero = np.array(0)
+    tensors = {"x": QuantParams(UINT8, np.array(0.01), zero), "node:bias": QuantParams(INT32, np.ones(6), zero, axis=0)}
     (least,) = [least_scales(parts, _plan(**tensors)) for parts in [_parts(model)]]
     assert least[:5].tolist() == [0] * 5 and bias[5] / (0.01 * least[5]) == pytest.approx(2**30, rel=1e-5)
     layer = round_squant(model, _plan(**tensors), _request())["node"]
