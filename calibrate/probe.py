@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ptqc.core.arithmetic import affine_params
 from ptqc.core.ranges import Range, RangeRequest
-from ptqc.core.types import UINT8, Array
+from ptqc.core.types import Array
 from ptqc.execute.runtime import run_session, session_of
 from ptqc.graph.walk import is_constant
 
@@ -31,11 +31,11 @@ class ConsumerProbe:
         inside = {out for node in nodes for out in node.outputs}
         outside = [v for node in nodes for v in node.inputs if v is not None and v not in inside]
         others = [v for v in dict.fromkeys(outside) if not is_constant(v) and v.name != request.tensor]
-        self.tensor = request.tensor
+        self.tensor, self.type = request.tensor, request.type
         self.judged = (*((request.tensor,) if request.direct else ()), *request.probe_outputs)
         self._others = tuple(v.name or "" for v in others)
         self.needs = tuple(dict.fromkeys((request.tensor, *self._others, *self.judged)))
-        builder = _Builder(request.tensor, frozenset(others))
+        builder = _Builder(request, frozenset(others))
         # Some sixty such sessions live at a time: their arenas would hold a batch of all tensors several times over.
         self._session = session_of(builder.build(model, nodes, self.judged), threads, config=AS_WRITTEN, arena=False)
 
@@ -48,7 +48,7 @@ class ConsumerProbe:
         Returns:
             float64 [len(judged)].
         """
-        params = affine_params(*candidate, UINT8)
+        params = affine_params(*candidate, self.type)
         feeds: dict[str, Array] = {name: tensors[name] for name in (self.tensor, *self._others)}
         feeds |= {name + REFERENCE: tensors[name] for name in self.judged if name != self.tensor}
         feeds[SCALE] = np.asarray(params.scale)
@@ -59,8 +59,8 @@ class ConsumerProbe:
 class _Builder:
     """Writes the model of one probe: rounding, the copied consumers, one error for each judged tensor."""
 
-    def __init__(self, tensor: str, others: frozenset[ir.Value]) -> None:
-        self.tensor, self.others = tensor, others
+    def __init__(self, request: RangeRequest, others: frozenset[ir.Value]) -> None:
+        self.tensor, self.others, self.type = request.tensor, others, request.type
         self.inputs: list[ir.Value] = []
         self.initializers: list[ir.Value] = []
         self.nodes: list[ir.Node] = []
@@ -70,6 +70,11 @@ class _Builder:
         exact = self._input(self.tensor, ir.DataType.FLOAT)
         scale, zero_point = self._input(SCALE, ir.DataType.FLOAT), self._input(ZERO_POINT, ir.DataType.UINT8)
         codes = self._node("QuantizeLinear", [exact, scale, zero_point], "ptqc_codes")
+        if self.type.bits < 8:
+            greatest = ir.Value(name="ptqc_greatest", const_value=ir.tensor(np.uint8(self.type.qmax)))
+            greatest.shape, greatest.type = ir.Shape([]), ir.TensorType(ir.DataType.UINT8)
+            self.initializers.append(greatest)
+            codes = self._node("Clip", [codes, None, greatest], "ptqc_clipped")
         rounded = self._node("DequantizeLinear", [codes, scale, zero_point], "ptqc_rounded")
         by_name = {self.tensor: rounded}
         for node in nodes:

@@ -74,7 +74,7 @@ def find_ranges(
         found = _consumer_error(model, requests, seen, source, threads, progress)
     else:
         choose = range_method(method)
-        found = {request.tensor: choose(statistics[request.tensor]) for request in requests if not request.full}
+        found = {one.tensor: choose(statistics[one.tensor], one.type) for one in requests if not one.full}
     return {
         request.tensor: limits.applied(request, found.get(request.tensor, (0.0, 0.0)), seen[request.tensor])
         for request in requests

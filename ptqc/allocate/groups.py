@@ -5,7 +5,7 @@ has the same codes and another scale. So a group has one range, that of its firs
 factor on it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from ptqc.allocate.place import Placement, clamp_bounds, is_activation
 from ptqc.core.plan import REAL_FORMS, Form
 from ptqc.core.ranges import Range, RangeRequest
+from ptqc.core.types import QuantType
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import single_consumer
 from ptqc.targets.target import positive_factor
@@ -64,7 +65,7 @@ class Grouper:
             members[name] = members[source or root] * factor
         return tuple(
             Group(
-                self._request(by_name[root], members),
+                self._request(by_name[root], [by_name[name] for name in members]),
                 members,
                 self._holds([by_name[name] for name in members], members),
             )
@@ -94,8 +95,19 @@ class Grouper:
         source = next(v for v in node.inputs if v is not None and is_activation(v))
         return source.name, (positive_factor(node) or 1.0) if plan.form is Form.RESCALE else 1.0
 
-    def _request(self, root: ir.Value, members: Mapping[str, float]) -> RangeRequest:
-        probe = _Probe(self, frozenset(members))
+    def _type(self, members: Iterable[ir.Value]) -> QuantType:
+        """The fewest bits that a linear node wants of one of the tensors, 8 where none wants fewer."""
+        bits = [8]
+        for value in members:
+            for use in value.uses():
+                plan = self.plans.get(use.node.name or "") if use.node.graph is self.graph else None
+                if plan is not None and plan.form is Form.KERNEL and linear_parts(use.node) is not None:
+                    bits.append(plan.choice.precision.activation_bits or 8)
+        return QuantType(min(bits), signed=False)
+
+    def _request(self, root: ir.Value, values: Sequence[ir.Value]) -> RangeRequest:
+        members = frozenset(value.name or "" for value in values)
+        probe = _Probe(self, members)
         probe.explore(root)
         node = root.producer()
         low, high = (None, None)
@@ -114,6 +126,7 @@ class Grouper:
             low=low,
             high=high,
             full=full,
+            type=self._type(values),
         )
 
 

@@ -5,11 +5,12 @@ codes already and an integer node reads its output; a node that only moves data 
 these conditions stays in float, and each removal may make others fail, so they are removed to a fixed point.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ptqc.allocate.positions import find_positions
 from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.tables import table_nodes
 from ptqc.core.plan import Form, NodePlan
@@ -61,6 +62,7 @@ class Placer:
                 self._admit_linear(node, restrictions.precision_of(node))
         self._refuse_shared_weights()
         self.dynamic = {node for node in self.linear if restrictions.dynamic(node)}
+        self.narrow = _narrow_inputs(model, self.linear, restrictions)
         self.bias_of = {parts.bias_add: node for node, parts in self.linear.items() if parts.bias_add is not None}
 
     def _admit_linear(self, node: ir.Node, precision: Precision | None) -> None:
@@ -171,6 +173,9 @@ class Placer:
             return NodePlan(STATIC_INT8, "the same codes read with another scale", Form.RESCALE)
         if role in MOVES:
             return NodePlan(STATIC_INT8, "moves codes", Form.CODES if role is Role.MOVE_CODES else Form.MOVE)
+        if node in self.narrow:
+            bits = self.narrow[node]
+            return NodePlan(Choice(Precision(8, bits), "static"), f"integer kernel on {bits}-bit codes", Form.KERNEL)
         return NodePlan(STATIC_INT8, "integer kernel", Form.KERNEL)
 
     def absorbable(self, node: ir.Node) -> bool:
@@ -207,6 +212,21 @@ class Placer:
         if linear is not None and linear.op_type in ("Gemm", "MatMul"):
             return not any(self.integer(use.node) for use in value.uses())
         return False
+
+
+def _narrow_inputs(model: ir.Model, nodes: Iterable[ir.Node], restrictions: Restrictions) -> dict[ir.Node, int]:
+    """The linear nodes whose input has less than 8 bits, with its bits: not the first and last ones unless named."""
+    found: dict[ir.Node, int] = {}
+    for node in nodes:
+        precision = restrictions.precision_of(node)
+        bits = 8 if precision is None else precision.activation_bits or 8
+        if bits < 8:
+            found[node] = bits
+    if not found:
+        return found
+    positions = find_positions(model)
+    ends = positions.first | positions.last
+    return {node: bits for node, bits in found.items() if node.name not in ends or restrictions.named(node)}
 
 
 def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:

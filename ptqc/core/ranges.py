@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ptqc.core.types import UINT8, QuantType
+
 Range = tuple[float, float]
 
 
@@ -18,6 +20,7 @@ class RangeRequest:
         direct: some consumer computes with the tensor itself, so its own error counts too.
         low, high: bounds that the graph proves (0 and 6 after a Clip), or None.
         full: the range must not be clipped: inputs and outputs of the network.
+        type: of the codes that shall cover the range.
     """
 
     tensor: str
@@ -27,6 +30,7 @@ class RangeRequest:
     low: float | None = None
     high: float | None = None
     full: bool = False
+    type: QuantType = UINT8
 
     def bounded(self, low: float, high: float) -> Range:
         """[low, high] cut to the proven bounds."""
