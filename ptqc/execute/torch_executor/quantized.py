@@ -127,6 +127,14 @@ class QuantizedExecutor(TorchExecutor):
         """Lets all later runs read these codes of a constant, by the plan's name; None: those nearest to its values."""
         self._quantizer(name).codes = codes
 
+    def set_constant_params(self, name: str, params: QuantParams, codes: Array) -> None:
+        """Lets all later runs read other parameters and codes of a constant, by the plan's name."""
+        self._quantizers[self._numbers[name]] = Quantizer(params, codes)
+
+    def keys_read(self, step: Step) -> tuple[str, ...]:
+        """Under which keys of an environment ``step`` finds its inputs: some are there both in float and in codes."""
+        return self._rules[step].reads
+
     def start(self, feeds: Mapping[str, Any]) -> Environment:
         """As in float, but with quantized inputs."""
         environment = super().start(feeds)
@@ -271,6 +279,14 @@ def quantize_dynamically(x: torch.Tensor) -> torch.Tensor:
     return fake_quantize(x, scale, zero_point, 0, 255)
 
 
+_CODES = "quantized:"
+
+
+def planned_name(key: str) -> str:
+    """The name in the plan of what an environment keeps under ``key``."""
+    return key.removeprefix(_CODES)
+
+
 def _codes_key(name: str) -> str:
     """Where an environment keeps the quantized version of a tensor that float readers see exactly."""
-    return f"quantized:{name}"
+    return f"{_CODES}{name}"

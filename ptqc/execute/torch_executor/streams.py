@@ -1,61 +1,128 @@
 """Two streams of activations side by side, float and with an already quantized prefix, for rounding layer by layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptqc.execute.torch_executor.block import Environment, Step
+import onnx_ir as ir
+
+from ptqc.execute.torch_executor.block import Environment
 from ptqc.execute.torch_executor.executor import TorchExecutor
-from ptqc.execute.torch_executor.quantized import QuantizedExecutor
+from ptqc.execute.torch_executor.quantized import QuantizedExecutor, planned_name
+from ptqc.execute.torch_executor.storage import Storage
+
+MEMORY = 400 << 20  # bytes of tensors that wait in memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Visit:
-    """One step before either stream has run it.
+class Pair:
+    """One batch at one node: the tensors by name, constants included.
 
     Attributes:
-        step: of the quantized executor.
-        batches: how many pairs :meth:`inputs` gives.
+        index: of the batch.
+        reference: the float stream, which has run the node.
+        quantized: the quantized stream, which is about to run it.
     """
 
-    step: Step
-    _reference: TorchExecutor
-    _quantized: QuantizedExecutor
-    _pairs: Sequence[tuple[Environment, Environment]]
+    index: int
+    reference: Environment
+    quantized: Environment
+
+
+class Streams:
+    """Both streams of all batches, held compactly between the nodes where somebody looks at them.
+
+    Tensors on a quantization grid are held as their codes and are exact; those of the float stream lose all but 11
+    bits of each number. What is beyond :data:`MEMORY` waits in a temporary file.
+    """
+
+    def __init__(
+        self,
+        reference: TorchExecutor,
+        quantized: QuantizedExecutor,
+        batches: Iterable[Mapping[str, Any]],
+        memory: int = MEMORY,
+    ) -> None:
+        """Takes in the batches one by one.
+
+        Args:
+            reference, quantized: executors of the same model object and the same outputs.
+            batches: feeds, one for each batch.
+            memory: bytes that waiting tensors may take.
+
+        Raises:
+            ValueError: the executors are of different models.
+        """
+        if [step.node for step in reference.steps] != [step.node for step in quantized.steps]:
+            raise ValueError("the executors must be of the same model")
+        self.reference, self.quantized = reference, quantized
+        self._storage = Storage(memory)
+        self._grids = quantized.quantizers
+        self._positions = {step.node: index for index, step in enumerate(reference.steps)}
+        self._behind = self._before = 0  # the next step of the float stream, and of the quantized one
+        self._held: list[tuple[Environment, Environment]] = []
+        for feeds in batches:
+            pair = reference.start(feeds), quantized.start(feeds)
+            self._held.append((self._packed(pair[0], {}, {}, False), self._packed(pair[1], {}, {}, True)))
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self._held)
 
     @property
-    def batches(self) -> int:
-        """How many pairs :meth:`inputs` gives."""
-        return len(self._pairs)
+    def bytes_in_memory(self) -> int:
+        """What waiting tensors take there."""
+        return self._storage.used
 
-    def inputs(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        """For each batch the step's inputs in the float stream and in the quantized one, constants among them."""
-        for exact, quantized in self._pairs:
-            yield self._reference.read(self.step, exact), self._quantized.read(self.step, quantized)
+    def to(self, node: ir.Node) -> Iterator[Pair]:
+        """Every batch at ``node``, which must come after the node of the last call; exhaust it before the next call.
+
+        Between calls the caller may change what the quantized stream goes on with, by ``set_codes``, ``set_constant``
+        or the values of a constant's quantizer: the node of the last call runs with it.
+
+        Raises:
+            ValueError: the streams are beyond ``node``, or the outputs do not need it.
+            DataError: a step does not run on these feeds.
+        """
+        place = self._positions.get(node, -1)
+        if place < self._behind:
+            raise ValueError(f"the streams do not come to {node.name!r} any more")
+        for index in range(len(self._held)):
+            yield from self._batch_at(place, index)
+        self._behind, self._before = place + 1, place
+
+    def _batch_at(self, place: int, index: int) -> Iterator[Pair]:
+        packed = self._held[index]
+        exact, rounded = (
+            {name: self._storage.get(value) for name, value in one.items()} for one in (packed[0], packed[1])
+        )
+        before = dict(exact), dict(rounded)
+        pair = Pair(index, {**_constants(self.reference), **exact}, {**_constants(self.quantized), **rounded})
+        for step in self.reference.steps[self._behind : place + 1]:
+            self.reference.advance(step, pair.reference)
+        for step in self.quantized.steps[self._before : place]:
+            self.quantized.advance(step, pair.quantized)
+        yield pair
+        self._held[index] = (
+            self._packed(pair.reference, before[0], packed[0], False),
+            self._packed(pair.quantized, before[1], packed[1], True),
+        )
+
+    def _packed(self, values: Environment, before: Environment, held: Environment, quantized: bool) -> Environment:
+        """``values`` without constants, packed; what was ``held`` already for the same tensor is kept as it is."""
+        constants = _constants(self.quantized if quantized else self.reference)
+        found: Environment = {}
+        for name, stored in held.items():
+            if name in values and values[name] is before[name]:
+                found[name] = stored
+            else:
+                self._storage.drop(stored)
+        for name, value in values.items():
+            if name not in found and not (name in constants and constants[name] is value):
+                grid = self._grids.get(planned_name(name)) if quantized else None
+                found[name] = self._storage.put(value, grid, half=not quantized)
+        return found
 
 
-def walk_together(
-    reference: TorchExecutor, quantized: QuantizedExecutor, batches: Sequence[Mapping[str, Any]]
-) -> Iterator[Visit]:
-    """Every step in topological order, before both streams run it.
-
-    Until it asks for the next step, the caller may change what the quantized stream goes on with: by ``set_codes``, or
-    by ``set_constant`` for constants that a later step reads. In memory are the tensors of all batches that a later
-    step reads, in both streams. Whether gradients are recorded is the caller's choice.
-
-    Args:
-        reference, quantized: executors of the same model object and the same outputs.
-        batches: feeds, one for each batch.
-    """
-    pairs = [(reference.start(feeds), quantized.start(feeds)) for feeds in batches]
-    started = quantized.constants
-    for step, own in zip(reference.steps, quantized.steps, strict=True):
-        if step.node is not own.node:
-            raise ValueError("the executors must be of the same model")
-        yield Visit(own, reference, quantized, pairs)
-        present = quantized.constants
-        changed = {name: present[name] for name in own.inputs if name in present and present[name] is not started[name]}
-        for exact, environment in pairs:
-            reference.advance(step, exact)
-            environment.update(changed)
-            quantized.advance(own, environment)
+def _constants(executor: TorchExecutor) -> Environment:
+    return executor.local_constants(executor.block.graph)
