@@ -68,7 +68,7 @@ def layer_requests(
         OptionError: codebooks are asked for where no weights have 4 bits, or a block size that no kernel takes.
     """
     cpu = cpu_kind(options)
-    widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], _kernel_bits(cpu))
+    widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], kernel_bits(cpu))
     nodes = [node for node in model.graph if _has_codes(node, placement)]
     bits = {node: widths.of(node, placement.form(node)) for node in nodes}
     most: dict[ir.Value | None, tuple[int, str]] = {}
@@ -78,12 +78,12 @@ def layer_requests(
     for node in nodes:
         width, reason = most[node.inputs[1]]
         formats = _formats(node, placement.form(node), width, options)
-        requests.append(LayerRequest(node.name or "", formats, _kernel_bits(cpu), reason))
+        requests.append(LayerRequest(node.name or "", formats, kernel_bits(cpu), reason))
     _check(requests, options)
     return tuple(requests)
 
 
-def _kernel_bits(cpu: str) -> int:
+def kernel_bits(cpu: str) -> int:
     return 7 if cpu == "avx2" else 8
 
 

@@ -1,15 +1,18 @@
-"""Rounding to nearest: every constant of a plan to the code that lies nearest."""
+"""Rounding to nearest: every constant of a plan to the code that lies nearest, linear nodes at fewer bits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from ptqc.core.arithmetic import quantize
 from ptqc.core.plan import QuantPlan
-from ptqc.core.types import INT32, Array
+from ptqc.core.types import INT32, Array, QuantType
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import constant_array
+from ptqc.rounding.layer import LayerRequest, Rounding
+from ptqc.rounding.rows import NARROW_FROM, Rows, round_rows
+from ptqc.rounding.scales import full_scales, nearest_codes, search_scales
 
 
 def round_to_nearest(
@@ -46,3 +49,22 @@ def round_bias(bias: Array, plan: QuantPlan, name: str) -> Array:
     assert params.type == INT32
     codes: Array = np.rint(bias.astype(np.float64) / params.scale.astype(np.float64))
     return codes.clip(params.qmin, params.qmax).astype(np.int32)
+
+
+def nearest_layers(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]) -> Rounding:
+    """Weights of linear nodes at the bits that are asked for, rounded to nearest; biases stay as they are.
+
+    Scales clip nothing at 7 and 8 bits; below, they are those with the least squared error of the weights.
+
+    Raises OptionError for codebooks and for blocks of convolutions.
+    """
+    return {request.node: round_rows(model, plan, request, _nearest) for request in requests}
+
+
+def _nearest(rows: Rows) -> tuple[Array, Array]:
+    if rows.qmax < QuantType(NARROW_FROM, signed=True).qmax:
+        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least)
+    else:
+        full = full_scales(rows.values, rows.qmin, rows.qmax)
+        scales = np.maximum(full, rows.least).astype(np.float32).astype(np.float64)
+    return scales, nearest_codes(rows.values, scales, rows.qmin, rows.qmax)
