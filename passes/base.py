@@ -24,6 +24,9 @@ class Fact(StrEnum):
     QUANTIZED = "quantized"  # every tensor of the plan has its QuantizeLinear
 
 
+# Key in ``ir.Value.meta`` of a constant of codes: their QuantParams, for the pass that packs constants.
+CODES_OF = "ptqc.codes-of"
+
 Numerics = Literal["exact", "close", "changes"]
 
 

@@ -5,7 +5,7 @@ biases become integer constants behind a DequantizeLinear. See :class:`ptqc.core
 each node.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from ptqc.core.types import Array, QuantParams
 from ptqc.graph.edit import remove_unused_initializers
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import Names, add_initializer, constant_array
-from ptqc.passes.base import Fact, PassContext, PassSpec, Rewrites
+from ptqc.passes.base import CODES_OF, Fact, PassContext, PassSpec, Rewrites
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,31 @@ class _Writer:
         )
         codes = quantize.outputs[0]
         codes.shape, codes.type = value.shape, ir.TensorType(zero_point.dtype or ir.DataType.UINT8)
+        written = [quantize]
+        if self._exceeds(self.plan.tensors[name], after):
+            written.append(self._clipped(name, codes))
+            codes = written[-1].outputs[0]
         dequantize = self._dequantize_node(name, codes, scale, zero_point, value)
         if self._computed_in_float(value):
             self._take_over_integer_readers(value, dequantize.outputs[0])
         else:
             self._take_over(value, dequantize.outputs[0], keep=quantize)
-        self._insert(after, quantize, dequantize)
+        self._insert(after, *written, dequantize)
         self.codes[name] = codes
+
+    def _exceeds(self, params: QuantParams, producer: ir.Node | None) -> bool:
+        """Whether QuantizeLinear, which stops at the codes of the storage type, may write greater codes than ``params``
+        has; what only moves codes adds none."""
+        moves = producer is not None and self._form(producer) is Form.MOVE
+        return params.qmax < np.iinfo(params.type.storage).max and not moves
+
+    def _clipped(self, name: str, codes: ir.Value) -> ir.Node:
+        """A Clip of codes to those in use: on codes it stays between integer kernels, on reals it would part them."""
+        greatest = np.asarray(self.plan.tensors[name].qmax, self.plan.tensors[name].type.storage)
+        bound = add_initializer(self.model, self.names.fresh(f"{name}_greatest"), greatest)
+        node = self._node("Clip", f"{name}_Clip", [codes, None, bound], f"{name}_clipped")
+        node.outputs[0].shape, node.outputs[0].type = codes.shape, codes.type
+        return node
 
     def _computed_in_float(self, value: ir.Value) -> bool:
         producer = value.producer()
@@ -274,6 +292,7 @@ class _Writer:
             params, codes = self.plan.tensors[name], self.arrays[name]
             scale, zero_point = self._param_values(stem, params)
             codes_value = add_initializer(self.model, self.names.fresh(f"{stem}_quantized"), codes)
+            codes_value.meta[CODES_OF] = params
             axis = {} if params.axis is None else {"axis": params.axis}
             dequantize = self._node(
                 "DequantizeLinear",
@@ -318,9 +337,9 @@ class _Writer:
         if weight_name not in self.dynamic_weights:
             array: Array = self.arrays[weight_name]
             oriented = np.ascontiguousarray(array.T) if parts.axis == 0 else array
-            self.dynamic_weights[weight_name] = add_initializer(
-                self.model, self.names.fresh(f"{weight_name}_quantized"), oriented
-            )
+            value = add_initializer(self.model, self.names.fresh(f"{weight_name}_quantized"), oriented)
+            value.meta[CODES_OF] = replace(params, axis=1) if params.axis == 0 else params
+            self.dynamic_weights[weight_name] = value
         weight_scale = add_initializer(self.model, self.names.fresh(f"{name}_weight_scale"), np.asarray(params.scale))
         product = self._node(
             "MatMulInteger",
