@@ -35,6 +35,8 @@ BUILTIN: Mapping[str, str] = {
     "smooth-activations": "ptqc.passes.smooth_activations:SmoothActivations",
     "quantize-embeddings": "ptqc.passes.quantize_embeddings:QuantizeEmbeddings",
     "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
+    "pack-weights": "ptqc.passes.pack_weights:PackWeights",
+    "lower-matmul-nbits": "ptqc.passes.lower_matmul_nbits:LowerMatMulNBits",
     "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }
 

@@ -5,7 +5,7 @@ from functools import cache
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.targets.target import Target
 
-SPECS = {"int8": "int8.toml"}
+SPECS = {"int4": "int4.toml", "int8": "int8.toml"}
 
 
 def target_names() -> tuple[str, ...]:

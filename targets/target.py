@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import onnx_ir as ir
 
-from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice
+from ptqc.core.types import KEEP_FLOAT, Choice, Precision
 from ptqc.graph.walk import constant_array
 
 # Factors between this and its reciprocal leave scales in the range of float32, even several behind each other.
@@ -30,12 +30,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One back end and precision. ``prepare`` and the two ``lower`` lists name passes.
+    """One back end and precision. ``prepare`` and the ``lower`` lists name passes.
 
     Attributes:
+        lower, lower_qoperator, lower_plain: for the formats ``qdq`` and ``qoperator``, and for plain packing.
         roles: operator -> role, before the node's own attributes and constants are looked at.
         reasons: operator -> why it stays in float.
         weight_bits: CPU kind -> bits of weights.
+        sensitive_bits: CPU kind -> bits of the weights of small layers that lose most with few.
     """
 
     name: str
@@ -43,25 +45,31 @@ class Target:
     prepare: tuple[str, ...]
     lower: tuple[str, ...]
     lower_qoperator: tuple[str, ...]
+    lower_plain: tuple[str, ...]
     roles: Mapping[str, Role]
     reasons: Mapping[str, str]
     weight_bits: Mapping[str, int]
+    sensitive_bits: Mapping[str, int]
 
     @classmethod
     def from_spec(cls, file_name: str) -> Self:
-        """Reads ``targets/specs/<file_name>``."""
-        data: dict[str, Any] = tomllib.loads((files("ptqc.targets.specs") / file_name).read_text("utf-8"))
+        """Reads ``targets/specs/<file_name>``; what it leaves out is as in the target that it names as ``base``."""
+        data = _read_spec(file_name)
+        if "base" in data:
+            data = _read_spec(f"{data['base']}.toml") | data
         return cls(
             name=data["name"],
             description=data["description"],
             prepare=tuple(data["prepare"]),
             lower=tuple(data["lower"]),
             lower_qoperator=tuple(data["lower_qoperator"]),
+            lower_plain=tuple(data["lower_plain"]),
             roles={
                 operator: Role(role.replace("_", "-")) for role, names in data["roles"].items() for operator in names
             },
             reasons=data["reasons"],
             weight_bits=data["weights"]["bits"],
+            sensitive_bits=data["weights"]["sensitive_bits"],
         )
 
     def role(self, node: ir.Node) -> tuple[Role, str]:
@@ -81,9 +89,18 @@ class Target:
         role, _ = self.role(node)
         if role is Role.FLOAT:
             return (KEEP_FLOAT,)
-        if node.op_type in ("Gemm", "MatMul"):
-            return (STATIC_INT8, DYNAMIC_INT8, KEEP_FLOAT)
-        return (STATIC_INT8, KEEP_FLOAT)
+        dynamic = node.op_type in ("Gemm", "MatMul")
+        widths = {8} if role is not Role.LINEAR else {max(self.weight_bits.values()), 8}
+        found: list[Choice] = []
+        for bits in sorted(widths):
+            found.append(Choice(Precision(bits, 8), "static"))
+            if dynamic:
+                found.append(Choice(Precision(bits, 8), "dynamic"))
+        return (*found, KEEP_FLOAT)
+
+
+def _read_spec(file_name: str) -> dict[str, Any]:
+    return tomllib.loads((files("ptqc.targets.specs") / file_name).read_text("utf-8"))
 
 
 def positive_factor(node: ir.Node) -> float | None:

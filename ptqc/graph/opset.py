@@ -30,6 +30,11 @@ _IR_OF_TYPE = {
     ir.DataType.UINT2: 13,
     ir.DataType.INT2: 13,
 }
+# Operators whose newest definition, of opset 22 or 24, has no kernel in onnxruntime 1.31.
+_WITHOUT_NEW_KERNEL = (
+    *("Bernoulli", "GlobalLpPool", "MaxRoiPool", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike", "RoiAlign"),
+)
 
 
 def standard_opset(model: ir.Model) -> int | None:
@@ -156,3 +161,23 @@ def _copy_texts(source: ir.Model, target: ir.Model) -> None:
         if (old := texts.get(node.name)) is not None and old.op_type == node.op_type:
             node.doc_string = old.doc_string
             node.metadata_props.update(old.metadata_props)
+
+
+def raise_opset(model: ir.Model, goal: int) -> str:
+    """Brings a canonical model to opset ``goal`` in place, unless it is there already; returns why it cannot be.
+
+    From CANONICAL_OPSET to 25 the operators of the standard only gained types and optional attributes, so that none of
+    them needs conversion; but the runtime has not followed with all kernels.
+    """
+    opset = standard_opset(model) or CANONICAL_OPSET
+    if opset < goal:
+        lost = [node.op_type for op in _WITHOUT_NEW_KERNEL for node in _nodes(model, op)]
+        if opset < CANONICAL_OPSET:
+            return f"the model has opset {opset}, and onnx could not convert it to {CANONICAL_OPSET}"
+        if lost and goal > CANONICAL_OPSET:
+            return f"the runtime has no {lost[0]} of opset {goal}"
+        for domain in STANDARD_DOMAINS:
+            model.graph.opset_imports.pop(domain, None)
+        model.graph.opset_imports[""] = goal
+    set_ir_version(model)
+    return ""

@@ -1,4 +1,4 @@
-"""The target int8: what each node may be and why not, and that its description names real passes and operators."""
+"""The targets int8 and int4: what each node may be and why not, and that their descriptions name real passes."""
 
 import onnx
 import pytest
@@ -89,9 +89,30 @@ def test_choices_begin_with_the_preferred_one():
     assert TARGET.choices(node("y = Erf(x)")) == (KEEP_FLOAT,)
 
 
+def test_four_bits_are_the_target_int8_with_other_weights():
+    int4 = find_target("int4")
+    assert (int4.roles, int4.reasons, int4.prepare, int4.lower) == (
+        TARGET.roles,
+        TARGET.reasons,
+        TARGET.prepare,
+        TARGET.lower,
+    )
+    assert int4.weight_bits == {"vnni": 4, "avx2": 4}
+    assert int4.sensitive_bits == TARGET.sensitive_bits == {"vnni": 8, "avx2": 7}
+    assert [str(choice) for choice in int4.choices(node("y = Conv(x, w)"))] == ["w4a8", "w8a8", "float"]
+    assert [str(choice) for choice in int4.choices(node("y = Gemm(x, w)"))] == [
+        "w4a8",
+        "w4a8 dynamic",
+        "w8a8",
+        "w8a8 dynamic",
+        "float",
+    ]
+    assert int4.choices(node("y = Sigmoid(x)")) == (STATIC_INT8, KEEP_FLOAT)
+
+
 def test_the_description_names_passes_and_operators_that_exist():
-    for name in (*TARGET.prepare, *TARGET.lower, *TARGET.lower_qoperator):
-        assert load_pass(name).spec.name == name
+    for name in (*TARGET.prepare, *TARGET.lower, *TARGET.lower_qoperator, *TARGET.lower_plain):
+        assert load_pass(name).spec.name == name.split("{")[0]
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     assert set(TARGET.roles) <= known
     assert set(TARGET.reasons) <= known
@@ -100,7 +121,7 @@ def test_the_description_names_passes_and_operators_that_exist():
 
 
 def test_an_unknown_target_names_the_nearest():
-    assert "int8" in target_names()
+    assert target_names() == ("int4", "int8")
     with pytest.raises(OptionError, match="'in8'") as caught:
         find_target("in8")
     assert "'int8'" in caught.value.fix
