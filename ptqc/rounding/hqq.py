@@ -10,12 +10,13 @@ from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
 from ptqc.rounding.layer import LayerRequest, Rounding
 from ptqc.rounding.rows import Rows, round_rows
-from ptqc.rounding.scales import errors_of, nearest_codes, search_scales
+from ptqc.rounding.scales import errors_of, full_scales, nearest_codes, search_scales
 
 POWER = 0.7
 STEPS = 20
 FIRST_BETA = 10.0  # in units of the first scale
 BETA_GROWTH = 1.01
+LOWEST = 0.9  # scale, as a share of the one that clips nothing: the norm would let all large weights be clipped
 
 
 def round_hqq(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]) -> Rounding:
@@ -38,8 +39,9 @@ def round_hqq(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]
 
 def split(rows: Rows) -> tuple[Array, Array]:
     """Scales float64 [R], whole float32 numbers, and codes float64 [R, K]."""
-    unit = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, POWER)
-    values, least = rows.values / unit[:, None], rows.least / unit
+    unit = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST, POWER)
+    values = rows.values / unit[:, None]
+    least = np.maximum(LOWEST * full_scales(rows.values, rows.qmin, rows.qmax), rows.least) / unit
     scales = np.ones(len(values))
     best, least_error = unit, np.full(len(values), np.inf)
     beta = FIRST_BETA

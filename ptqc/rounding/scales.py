@@ -7,7 +7,7 @@ from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
 from ptqc.graph.linear import Linear
 
-CANDIDATES = np.linspace(0.3, 1.0, 71)  # of the scale that clips nothing
+CANDIDATES = 71
 
 
 def least_scales(parts: Linear, plan: QuantPlan) -> Array:
@@ -27,13 +27,14 @@ def full_scales(rows: Array, qmin: int, qmax: int) -> Array:
     return np.where(scales < LEAST_SCALE, 1.0, scales)
 
 
-def search_scales(rows: Array, qmin: int, qmax: int, least: Array, power: float = 2.0) -> Array:
+def search_scales(rows: Array, qmin: int, qmax: int, least: Array, lowest: float, power: float = 2.0) -> Array:
     """For each row the candidate scale under which rounding to nearest has the least sum of ``|error| ** power``.
 
     Args:
         rows: float64 [R, K].
         qmin, qmax: least (negative) and greatest (positive) code.
         least: scales [R] below which none is taken.
+        lowest: candidate, as a share of the scale that clips nothing, which is the greatest.
         power: 2 for the mean squared error, less for a norm that forgives single large errors.
 
     Returns:
@@ -42,7 +43,7 @@ def search_scales(rows: Array, qmin: int, qmax: int, least: Array, power: float 
     full = full_scales(rows, qmin, qmax)
     best = np.maximum(full, least).astype(np.float32).astype(np.float64)
     least_error = np.full(len(rows), np.inf)
-    for factor in CANDIDATES[::-1]:
+    for factor in np.linspace(1.0, lowest, CANDIDATES):
         scales = np.maximum(full * factor, least).astype(np.float32).astype(np.float64)
         error = errors_of(rows, nearest_codes(rows, scales, qmin, qmax), scales, power)
         better = error < least_error

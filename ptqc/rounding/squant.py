@@ -11,6 +11,8 @@ from ptqc.rounding.layer import LayerRequest, Rounding
 from ptqc.rounding.rows import Rows, round_rows
 from ptqc.rounding.scales import search_scales
 
+LOWEST = 0.9  # of the one that clips nothing: what is clipped has an error that the others have to make good
+
 
 def round_squant(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]) -> Rounding:
     """Rounds the requested nodes so that errors of neighbouring weights cancel.
@@ -18,7 +20,7 @@ def round_squant(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReque
     Guo et al., "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation" (arXiv 2202.07471,
     section 3): where inputs are alike in sign and size, what counts is the sum of the errors of a kernel and of an
     output channel. Each is brought to at most half a step by flipping roundings, those nearest to the other side first,
-    at most one of each kernel for the channel's sake. Scales have the least squared error of nearest rounding.
+    at most one of each kernel for the channel's sake. Scales clip next to nothing.
 
     Args:
         model: the canonical float graph of ``plan``.
@@ -30,7 +32,7 @@ def round_squant(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReque
 
 
 def _flip(rows: Rows) -> tuple[Array, Array]:
-    scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least)
+    scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST)
     codes = flipped_codes(rows.values / scales[:, None], rows.kernel, rows.qmin, rows.qmax)
     return scales, codes
 
@@ -44,8 +46,6 @@ def flipped_codes(ratio: Array, kernel: int, qmin: int, qmax: int) -> Array:
     """
     targets = ratio.reshape(len(ratio), -1, kernel)  # [R, I, k]
     codes = np.clip(np.rint(targets), qmin, qmax)
-    # What is clipped has an error that no flip can take back; it is no reason to shift the rest either.
-    targets = np.where(np.abs(codes - targets) > 0.5, codes, targets)
     sums = (codes - targets).sum(axis=2, keepdims=True)
     codes -= np.sign(sums) * _first(_pull(codes, targets, np.sign(sums), qmin, qmax), np.abs(sums))
 
@@ -60,7 +60,7 @@ def flipped_codes(ratio: Array, kernel: int, qmin: int, qmax: int) -> Array:
 
 
 def _pull(codes: Array, targets: Array, sign: Array, qmin: int, qmax: int) -> Array:
-    """How near each code is to its other side, in the direction of ``sign``; minus infinity where it cannot go."""
+    """The error of each code in the direction of ``sign``; minus infinity where it has none or cannot go back."""
     errors = (codes - targets) * sign
     moved = codes - sign
     return np.where((errors > 0) & (moved >= qmin) & (moved <= qmax), errors, -np.inf)
