@@ -60,7 +60,7 @@ def test_the_rounding_nearest_to_its_other_side_is_flipped_and_nothing_leaves_th
     assert flipped_codes(np.array([[0.45, 0.3, 0.35]]), 3, -8, 7).tolist() == [[1, 0, 0]]
     assert flipped_codes(np.array([[0.45, 0.3, 0.35]]), 1, -8, 7).tolist() == [[1, 0, 0]]
     assert flipped_codes(np.array([[1.45, 0.3, 0.35]]), 3, -2, 1).tolist() == [[1, 0, 1]]
-    assert flipped_codes(np.array([[8.1, 0.4, 0.2]]), 3, -8, 7).tolist() == [[7, 1, 0]]
+    assert flipped_codes(np.array([[8.0, 0.4, -0.2]]), 3, -8, 7).tolist() == [[7, 1, 0]]
 
 
 def test_squant_brings_the_answer_to_constant_inputs_near() -> None:
