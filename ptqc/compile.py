@@ -11,6 +11,7 @@ import onnx_ir as ir
 from ptqc import __version__
 from ptqc.allocate.dynamic import choose_dynamic, product_inputs
 from ptqc.allocate.equalize import equalize
+from ptqc.allocate.formats import cpu_kind
 from ptqc.allocate.groups import make_groups
 from ptqc.allocate.place import Placement, place
 from ptqc.allocate.plan import make_plan
@@ -26,7 +27,6 @@ from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits
 from ptqc.core.types import Array, QuantType
-from ptqc.execute.latency import has_vnni
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import PassResult, canonical_passes, insert_from_option, run_passes
 from ptqc.passes.registry import load_pass
@@ -78,11 +78,8 @@ def restrictions_of(options: QuantizeOptions) -> Restrictions:
 
 
 def weight_type(target: Target, options: QuantizeOptions) -> QuantType:
-    """The integer type of weights for the CPU that will run the result."""
-    cpu = options.cpu
-    if cpu == "native":
-        cpu = "vnni" if has_vnni() else "avx2"
-    return QuantType(target.weight_bits[cpu], signed=True)
+    """The integer type of weights while ranges are looked for: the widest for the CPU that will run the result."""
+    return QuantType(target.sensitive_bits[cpu_kind(options)], signed=True)
 
 
 def compile_graph(

@@ -29,7 +29,7 @@ class _Widths:
     restrictions: Restrictions
     positions: Positions
     default: int  # of the target
-    kernel: int  # the most that the integer kernels of the CPU take: 7 where it saturates pairs of products
+    sensitive: int  # of the target for small sensitive layers: the most that the kernels of the CPU take
 
     def of(self, node: ir.Node, form: Form) -> tuple[int, str]:
         """Bits of the weights, and the reason as a sentence."""
@@ -38,7 +38,7 @@ class _Widths:
         if form in WEIGHT_ONLY:
             kept, what = 8, "depthwise layer" if (node.name or "") in self.positions.depthwise else ""
         else:
-            kept, what = self.kernel, self.positions.sensitive(node.name or "")
+            kept, what = self.sensitive, self.positions.sensitive(node.name or "")
         if bits >= kept:
             return kept, "" if kept == 8 else f"{kept}-bit weights, as this CPU saturates sums of products"
         if what and not self.restrictions.named(node):
@@ -68,7 +68,8 @@ def layer_requests(
         OptionError: codebooks are asked for where no weights have 4 bits, or a block size that no kernel takes.
     """
     cpu = cpu_kind(options)
-    widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], kernel_bits(cpu))
+    most_bits = target.sensitive_bits[cpu]
+    widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], most_bits)
     nodes = [node for node in model.graph if _has_codes(node, placement)]
     bits = {node: widths.of(node, placement.form(node)) for node in nodes}
     most: dict[ir.Value | None, tuple[int, str]] = {}
@@ -78,13 +79,9 @@ def layer_requests(
     for node in nodes:
         width, reason = most[node.inputs[1]]
         formats = _formats(node, placement.form(node), width, options)
-        requests.append(LayerRequest(node.name or "", formats, kernel_bits(cpu), reason))
+        requests.append(LayerRequest(node.name or "", formats, most_bits, reason))
     _check(requests, options)
     return tuple(requests)
-
-
-def kernel_bits(cpu: str) -> int:
-    return 7 if cpu == "avx2" else 8
 
 
 def _has_codes(node: ir.Node, placement: Placement) -> bool:

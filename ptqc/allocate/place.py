@@ -243,6 +243,6 @@ def place(model: ir.Model, target: Target, restrictions: Restrictions) -> Placem
 
     Raises OptionError where a pattern of ``restrictions`` matches no node.
     """
-    restrictions.check(model)
+    restrictions.check(model, target)
     placement = Placer(model, target, restrictions).run()
     return Placement({**placement.nodes, **table_nodes(model, restrictions)}, placement.quantized)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.types import FLOAT, W8A8, Precision
+from ptqc.targets.target import Role, Target
 
 ALL = "*"  # the pattern of a precision that is given without one
 WEIGHT_BITS = range(2, 9)
@@ -71,8 +72,8 @@ class Restrictions:
             return False
         return self.activations == "dynamic" or (self.activations == "auto" and (node.name or "") in self.dynamic_nodes)
 
-    def check(self, model: ir.Model) -> None:
-        """Raises OptionError for a pattern or operator that matches no node, or a precision that there is not."""
+    def check(self, model: ir.Model, target: Target) -> None:
+        """Raises OptionError for a pattern or operator that matches no node, or a precision that these cannot have."""
         names = [node.name or "" for node in model.graph]
         for pattern in (*self.float_patterns, *(p for p, _ in self.precisions)):
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -86,12 +87,8 @@ class Restrictions:
         for pattern, precision in self.precisions:
             self._check_precision(pattern, precision)
             matched = [node for node in model.graph if fnmatchcase(node.name or "", pattern)]
-            if precision not in (FLOAT, W8A8) and not any(node.op_type in WITH_WEIGHTS for node in matched):
-                raise OptionError(
-                    f"none of the nodes that match {quoted(pattern)} has weights",
-                    why=f"{precision} says how weights and the input of their layer are quantized",
-                    fix=f"name nodes of {', '.join(WITH_WEIGHTS)}: ptqc inspect lists them",
-                )
+            if pattern != ALL and precision not in (FLOAT, W8A8):
+                _check_nodes(pattern, precision, [node for node in matched if node.op_type in WITH_WEIGHTS], target)
 
     def _check_precision(self, pattern: str, precision: Precision) -> None:
         weights, activations = precision.weight_bits, precision.activation_bits
@@ -122,6 +119,24 @@ class Restrictions:
                 why="ranges that are found at run time have 8 bits",
                 fix="use --activations static",
             )
+
+
+def _check_nodes(pattern: str, precision: Precision, nodes: Sequence[ir.Node], target: Target) -> None:
+    """OptionError where none of the layers that ``pattern`` names can have integer weights."""
+    if not nodes:
+        raise OptionError(
+            f"none of the nodes that match {quoted(pattern)} has weights",
+            why=f"{precision} says how weights and the input of their layer are quantized",
+            fix=f"name nodes of {', '.join(WITH_WEIGHTS)}: ptqc inspect lists them",
+        )
+    roles = [target.role(node) for node in nodes]
+    if all(role is Role.FLOAT for role, _ in roles):
+        raise OptionError(
+            f"{nodes[0].op_type} {quoted(nodes[0].name)} cannot have the precision {precision}",
+            where=f"--precision {quoted(pattern)}",
+            why=roles[0][1],
+            fix="leave it out, or use float",
+        )
 
 
 def _nearest_pattern(pattern: str, names: Sequence[str]) -> str:
