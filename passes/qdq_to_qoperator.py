@@ -11,10 +11,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ptqc.graph.edit import remove_unused_initializers
-from ptqc.graph.walk import Names, is_constant, is_op, single_consumer
+from ptqc.graph.walk import MICROSOFT, Names, is_constant, is_op, single_consumer
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 
-MICROSOFT = "com.microsoft"
 # Operators that give on codes what they give on real values; of Resize that holds for nearest only.
 MOVES = (
     *("MaxPool", "ReduceMax", "ReduceMin", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"),

@@ -245,4 +245,5 @@ def place(model: ir.Model, target: Target, restrictions: Restrictions) -> Placem
     """
     restrictions.check(model, target)
     placement = Placer(model, target, restrictions).run()
-    return Placement({**placement.nodes, **table_nodes(model, restrictions)}, placement.quantized)
+    tables = table_nodes(model, restrictions, min(target.weight_bits.values()))
+    return Placement({**placement.nodes, **tables}, placement.quantized)

@@ -75,7 +75,7 @@ def make_plan(
             bits = placement.nodes[node.name or ""].choice.precision.weight_bits or weights.bits
             tensors[parts.weight.name or ""] = weight_params(parts, QuantType(bits, signed=True), None)
         elif form is Form.TABLE and node.inputs[0] is not None:
-            tensors[node.inputs[0].name or ""] = table_params(node.inputs[0])
+            tensors[node.inputs[0].name or ""] = table_params(node.inputs[0], placement.nodes[node.name or ""].choice)
         elif form is Form.KERNEL:
             for value in node.inputs:
                 array = constant_array(value)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ptqc.core.types import Array
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+MICROSOFT = "com.microsoft"  # onnxruntime's own operators
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
