@@ -27,10 +27,11 @@ def summary(records: Record) -> str:
         if not real or not ours:
             rows.append([name, why_not(_first(record, DEFAULT))])
             continue
-        agreement = f"{_mean(real, 'agreement'):.1%} / {_mean(ours, 'agreement'):.1%}"
-        noise = [_level(figures(record, source)) for source in (NORMAL, UNIFORM)]
+        agreement = f"{mean_of(real, 'agreement'):.1%} / {mean_of(ours, 'agreement'):.1%}"
+        noise = [level_of(figures(record, source)) for source in (NORMAL, UNIFORM)]
         origin = "distilled" if record["statistics"] else "rules"
-        rows.append([name, origin, agreement, _points(difference(record, DEFAULT)), *map(_level, (real, ours)), *noise])
+        levels = [level_of(found) for found in (real, ours)]
+        rows.append([name, origin, agreement, points_of(difference(record, DEFAULT)), *levels, *noise])
     heads = ("model", "samples", "agreement, real / without data", "points (95 %)")
     return table((*heads, "SQNR dB, real data", "without data", "N(0,1)", "uniform"), rows)
 
@@ -44,11 +45,11 @@ def sources(records: Record) -> str:
             if not found:
                 rows += [[name, source, why_not(run)] for run in record["runs"].get(source, {}).values()][:1]
                 continue
-            agreement = f"{_mean(found, 'agreement'):.2%}{_span(found, 'agreement', 100, '.2f')}"
-            fidelity = f"{_level(found)}{_span(found, 'sqnr_db', 1, '.1f')}"
-            points = "" if source == REAL else _points(difference(record, source))
+            agreement = f"{mean_of(found, 'agreement'):.2%}{span_of(found, 'agreement', 100, '.2f')}"
+            fidelity = f"{level_of(found)}{span_of(found, 'sqnr_db', 1, '.1f')}"
+            points = "" if source == REAL else points_of(difference(record, source))
             counts = (str(found[0]["samples"]), str(len(found)))
-            verdict = _yes(meets(record)) if source == DEFAULT else ""
+            verdict = yes_or_no(meets(record)) if source == DEFAULT else ""
             rows.append([name, source, *counts, agreement, points, fidelity, " ".join(_methods(found)), verdict])
     heads = ("model", "source", "samples", "seeds", "agreement", "points against real data (95 %)", "SQNR dB")
     return table((*heads, "ranges", "near enough"), rows)
@@ -63,7 +64,7 @@ def zoo(records: Record) -> str:
         if "refused" in record:
             rows.append([name, why_not(record)])
             continue
-        levels = [_level(figures(record, source)) for source in (REAL, DEFAULT, NORMAL, UNIFORM)]
+        levels = [level_of(figures(record, source)) for source in (REAL, DEFAULT, NORMAL, UNIFORM)]
         refusal = _first(record, DEFAULT)
         if "refused" in refusal:
             levels[1] = why_not(refusal)
@@ -93,8 +94,8 @@ def text(records: Record) -> str:
         for form, found in forms.items():
             key, words = ("spearman", "Spearman") if "spearman" in found[0] else ("perplexity", "perplexity")
             digits = 2 if key == "spearman" else 3
-            quality = f"{words} {_mean(found, key):.{digits}f}{_span(found, key, 1, f'.{digits}f')}"
-            rows.append([name, form, quality, _level(found), f"{_mean(found, 'cosine'):.4f}"])
+            quality = f"{words} {mean_of(found, key):.{digits}f}{span_of(found, key, 1, f'.{digits}f')}"
+            rows.append([name, form, quality, level_of(found), f"{mean_of(found, 'cosine'):.4f}"])
     return table(("model", "form", "quality", "SQNR dB", "cosine"), rows)
 
 
@@ -105,7 +106,7 @@ def sensitivity(records: Record) -> str:
         for source, values in record["correlations"].items():
             mean = statistics.fmean(values)
             span = f" ({min(values):.3f}..{max(values):.3f})" if len(values) > 1 else ""
-            verdict = _yes(mean >= LEAST) if "distilled" in source else ""
+            verdict = yes_or_no(mean >= LEAST) if "distilled" in source else ""
             rows.append([name, source, str(record["samples"][source]), f"{mean:.3f}{span}", verdict])
     return table(("model", "set", "samples", "Spearman with real data", f"at least {LEAST}"), rows)
 
@@ -165,7 +166,7 @@ def meets(record: Record) -> bool:
     points, decibel = ALLOWED[record["statistics"]]
     lost = difference(record, DEFAULT)
     near = 100 * lost.value >= -points or (lost.high is not None and lost.high >= 0.0)
-    return near and _mean(figures(record, DEFAULT), "sqnr_db") >= _mean(figures(record, REAL), "sqnr_db") - decibel
+    return near and mean_of(figures(record, DEFAULT), "sqnr_db") >= mean_of(figures(record, REAL), "sqnr_db") - decibel
 
 
 def _labelled(records: Record, names: Sequence[str]) -> Iterator[tuple[str, Record]]:
@@ -178,24 +179,27 @@ def _first(record: Record, source: str) -> Record:
     return next(iter(record["runs"].get(source, {}).values()), {"refused": "not measured"})
 
 
-def _mean(found: Sequence[Record], key: str) -> float:
+def mean_of(found: Sequence[Record], key: str) -> float:
+    """Of one figure over runs; None, as of outputs that are equal, is infinite."""
     return statistics.fmean(math.inf if one[key] is None else one[key] for one in found)
 
 
-def _level(found: Sequence[Record]) -> str:
+def level_of(found: Sequence[Record]) -> str:
     """Mean SQNR."""
     if not found:
         return "-"
-    mean = _mean(found, "sqnr_db")
+    mean = mean_of(found, "sqnr_db")
     return decibels(mean if math.isfinite(mean) else None)
 
 
-def _span(found: Sequence[Record], key: str, factor: float, form: str) -> str:
+def span_of(found: Sequence[Record], key: str, factor: float, form: str) -> str:
+    """Least and greatest of several runs in brackets, times ``factor``."""
     values = [factor * one[key] for one in found if one[key] is not None]
     return f" ({min(values):{form}}..{max(values):{form}})" if len(values) > 1 else ""
 
 
-def _points(one: Estimate) -> str:
+def points_of(one: Estimate) -> str:
+    """A difference of shares in points, with its interval."""
     value, low, high = (math.nan if part is None else 100 * part for part in (one.value, one.low, one.high))
     return f"{value:+.2f} ({low:+.2f}..{high:+.2f})"
 
@@ -209,5 +213,6 @@ def _kind(one: Judged) -> str:
     return ", ".join(words + (["bound too high"] if one.bound > one.truth else []))
 
 
-def _yes(met: bool) -> str:
+def yes_or_no(met: bool) -> str:
+    """A verdict."""
     return "yes" if met else "no"

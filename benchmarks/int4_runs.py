@@ -146,7 +146,8 @@ class Network:
         if "refused" in result or "failed" in result:
             return result
         got = outputs_of(path, self._batches(), self.subject.batch == "stacked")
-        found = {"method": None, **result, **self._scored(got), "samples": self._samples(variant)}
+        given = {"method": None, "samples": len(next(iter(self._chosen(draw).values())))}  # where the tool does not say
+        found = {**given, **result, **self._scored(got)}
         found |= {"bytes": path.stat().st_size, "weight_bytes": weight_bytes(path)}
         return found | (self._latency(path) if variant.timed and draw == 0 else {})
 
@@ -171,20 +172,14 @@ class Network:
             variant.tool, str(self.subject.path), data, str(output), options, stacked=stacked, target=variant.target
         )
 
-    def _draw(self, draw: int) -> Path:
+    def _chosen(self, draw: int) -> Mapping[str, Array]:
         """A random choice of the calibration images."""
-        path = self.folder / f"draw{draw}.npz"
-        if not path.exists():
-            chosen = real_samples(self.subject, draw)
-            few = {name: array[:QUICK_CALIBRATION] if self.quick else array for name, array in chosen.items()}
-            save_samples(path, few)
-        return path
+        chosen = real_samples(self.subject, draw)
+        return {name: array[:QUICK_CALIBRATION] for name, array in chosen.items()} if self.quick else chosen
 
-    def _samples(self, variant: Variant) -> int | None:
-        if not variant.real:
-            return None
-        with np.load(self._draw(0), allow_pickle=False) as arrays:
-            return len(arrays[arrays.files[0]])
+    def _draw(self, draw: int) -> Path:
+        path = self.folder / f"draw{draw}.npz"
+        return path if path.exists() else save_samples(path, self._chosen(draw))
 
     def _batches(self) -> Iterator[Mapping[str, Array]]:
         batches: Iterator[Mapping[str, Array]] = loader().runs(self.subject.name, self.feeds)

@@ -1,8 +1,8 @@
 """Measures and writes the tables: ``python -m benchmarks.run [--only images,zoo] [--models a,b] [--quick]``.
 
 Figures go to ``benchmarks/results``, from there into the tables of README.md and docs/benchmarks.md. ``--quick`` looks
-at few models and little data, prints and writes nothing. ``--only data-free`` goes on where an earlier run ended;
-``--force`` measures anew.
+at few models and little data, prints and writes nothing. ``--only data-free`` and ``--only int4`` go on where an
+earlier run ended; ``--force`` measures anew.
 """
 
 import os
@@ -19,6 +19,7 @@ from benchmarks import (
     data_free_sensitivity,
     data_free_subjects,
     images,
+    int4,
     memory,
     results,
     tables,
@@ -26,13 +27,16 @@ from benchmarks import (
 )
 from benchmarks.markdown import decibels
 
-DATA_FREE = "data-free"  # all sections whose names begin like that
+DATA_FREE = "data-free"
+GROUPS = (DATA_FREE, int4.ALL)  # all sections whose names begin like that
 TEXT_SEEDS = {"minilm_l6": 1, "pylm": 3}  # without data; the encoder takes minutes
-CONTINUED = (data_free.SECTION,)  # sections that keep what an earlier run measured
+CONTINUED = (data_free.SECTION, *int4.RUNS)  # sections that keep what an earlier run measured
 
 
 def selected(section: str, quick: bool) -> tuple[str, ...]:
     """The models of a section."""
+    if section in int4.SECTIONS:
+        return int4.SECTIONS[section].selected(quick)
     if section == "images":
         return images.QUICK if quick else images.MODELS
     if section == "zoo":
@@ -70,7 +74,7 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
         return [f"{name:24} {record['refused']}"]
     if "runs" in record:
         return [
-            f"{name:24} {source:20} seed {seed}: {data_free.brief(found)}"
+            f"{name:24} {source:20} seed {seed}: {found.get('failed') or data_free.brief(found)}"
             for source, seeds in record["runs"].items()
             for seed, found in seeds.items()
         ]
@@ -107,9 +111,9 @@ def say(text: str) -> None:
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free.")
+@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free, int4.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
-@click.option("--force", is_flag=True, help="Measure again what data-free has measured before.")
+@click.option("--force", is_flag=True, help="Measure again what data-free or int4 has measured before.")
 @click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
 def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) -> None:
     """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
@@ -124,13 +128,15 @@ def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) ->
         "data-free-text": measure_text_without_data,
         "data-free-sensitivity": data_free_sensitivity.measure,
         "data-free-cost": data_free_costs.measure,
+        **{name: section.measure for name, section in int4.SECTIONS.items()},
     }
-    unknown = [section for section in sections if section not in measures and section != DATA_FREE]
+    unknown = [section for section in sections if section not in measures and section not in GROUPS]
     if unknown:
-        known = ", ".join([*measures, DATA_FREE])
+        known = ", ".join([*measures, *GROUPS])
         raise click.UsageError(f"there is no section {', '.join(unknown)}; there are {known}")
-    if DATA_FREE in sections:
-        sections += [section for section in measures if section.startswith(DATA_FREE)]
+    for group in GROUPS:
+        if group in sections:
+            sections += [section for section in measures if section.startswith(group)]
     chosen = {} if only_tables else {name: one for name, one in measures.items() if not sections or name in sections}
     wanted = {section: [n for n in selected(section, quick) if not names or n in names] for section in chosen}
     if force and not quick:  # all at once, so that a run that was interrupted goes on without it

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data_free_tables, results
+from benchmarks import data_free_tables, int4, int4_tables, results
 from benchmarks.data import REPOSITORY
 from benchmarks.markdown import decibels, table, why_not
 from ptqc.graph.files import write_atomically
@@ -34,7 +34,7 @@ def replaced(text: str, marker: str, content: str) -> str:
     return f"{head}{start}\n{content}\n{end}{tail}"
 
 
-TIMED = ("images", "zoo", "text")  # sections with ratios of latency
+TIMED = ("images", "zoo", "text", int4.IMAGES, int4.TEXT)  # sections with ratios of latency
 
 
 def origin(section: str, found: Record) -> str:
@@ -186,6 +186,7 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
     "README.md": {
         "images-summary": ("images", images_summary),
         "data-free-summary": ("data-free-sources", data_free_tables.summary),
+        "int4-summary": (int4.IMAGES, int4_tables.summary),
     },
     "docs/benchmarks.md": {
         "images": ("images", images_detail),
@@ -198,5 +199,11 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         "data-free-text": ("data-free-text", data_free_tables.text),
         "data-free-sensitivity": ("data-free-sensitivity", data_free_tables.sensitivity),
         "data-free-cost": ("data-free-cost", data_free_tables.costs),
+        int4.IMAGES: (int4.IMAGES, int4_tables.images),
+        int4.WIDTHS: (int4.WIDTHS, int4_tables.widths),
+        int4.METHODS: (int4.METHODS, int4_tables.methods),
+        int4.DATA_FREE: (int4.DATA_FREE, int4_tables.data_free),
+        int4.FORMATS: (int4.FORMATS, int4_tables.formats),
+        int4.TEXT: (int4.TEXT, int4_tables.text),
     },
 }

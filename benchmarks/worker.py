@@ -120,6 +120,7 @@ def quantize_ptqc(job: Job) -> dict[str, Any]:
     provenance = result.plan.provenance
     return {
         "method": provenance.get("calibration-method"),
+        "samples": None if result.report.data is None else result.report.data.samples,
         "formats": formats(result.plan),
         "stages": dict(result.report.seconds),
         "warnings": list(result.report.warnings),
