@@ -97,9 +97,10 @@ class Accumulator:
         self._batches += 1
         if columns.samples != targets.samples or columns.positions != targets.positions:
             raise ValueError("columns and targets are of different positions")
-        if columns.samples != len(held):  # they cannot be told apart
-            held = np.full(columns.samples, bool(len(held)) and bool(held.all()))
-        positions = self._positions(columns)
+        repeats, rest = divmod(columns.samples, len(held))
+        # What cannot be told apart goes one way together.
+        held = held.repeat(repeats) if not rest else np.full(columns.samples, bool(held.all()))
+        positions = self._positions(columns, max(1, self._per_sample // max(repeats, 1)))
         for sums, chosen in ((self._fit, ~held), (self._held, held)):
             for samples in self._portions(np.flatnonzero(chosen), positions.shape[1], columns):
                 flat = torch.from_numpy(samples.repeat(positions.shape[1]))
@@ -112,9 +113,9 @@ class Accumulator:
         """Of the samples to fit, and of those kept apart; None where there are none."""
         return self._fit.moments(self._order), self._held.moments(self._order)
 
-    def _positions(self, columns: Columns) -> Array:
+    def _positions(self, columns: Columns, wanted: int) -> Array:
         """Positions of each sample, int64 [N, R]: all of them, or one of each of R equal stretches."""
-        count, wanted = columns.positions, self._per_sample
+        count = columns.positions
         if count <= wanted:
             return np.broadcast_to(np.arange(count), (columns.samples, count))
         rng = np.random.default_rng((*self._seed, self._batches))

@@ -7,12 +7,14 @@ import onnx_ir as ir
 
 from ptqc.core.arithmetic import quantize
 from ptqc.core.plan import QuantPlan
-from ptqc.core.types import INT32, Array, QuantType
+from ptqc.core.types import INT32, Array, QuantParams, QuantType
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import constant_array
 from ptqc.rounding.layer import LayerRequest, Rounding
 from ptqc.rounding.rows import NARROW_FROM, Rows, round_rows
 from ptqc.rounding.scales import full_scales, nearest_codes, search_scales
+
+LOWEST = 0.3  # candidate, as a share of the scale that clips nothing
 
 
 def round_to_nearest(
@@ -44,8 +46,12 @@ def round_to_nearest(
 
 
 def round_bias(bias: Array, plan: QuantPlan, name: str) -> Array:
+    """Codes int32 [O] of a float bias [O] under its name in the plan."""
+    return bias_codes(bias, plan.tensors[name])
+
+
+def bias_codes(bias: Array, params: QuantParams) -> Array:
     """Codes int32 [O] of a float bias [O]; float64 throughout, as float32 has too few digits for them."""
-    params = plan.tensors[name]
     assert params.type == INT32
     codes: Array = np.rint(bias.astype(np.float64) / params.scale.astype(np.float64))
     return codes.clip(params.qmin, params.qmax).astype(np.int32)
@@ -63,7 +69,7 @@ def nearest_layers(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReq
 
 def _nearest(rows: Rows) -> tuple[Array, Array]:
     if rows.qmax < QuantType(NARROW_FROM, signed=True).qmax:
-        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least)
+        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST)
     else:
         full = full_scales(rows.values, rows.qmin, rows.qmax)
         scales = np.maximum(full, rows.least).astype(np.float32).astype(np.float64)
