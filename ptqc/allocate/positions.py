@@ -1,9 +1,11 @@
 """Which layers are first, last or depthwise: those that few bits hurt most, while they hold few of the weights."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ptqc.core.types import Array
 from ptqc.graph.walk import constant_array
 
 SMALL_SHARE = 0.04  # of the weights of the network: so much it may cost at most to keep a layer at 8 bits
@@ -33,15 +35,22 @@ class Positions:
         return next((kind for kind, names in kinds if name in names), "")
 
 
-def find_positions(model: ir.Model) -> Positions:
-    """The positions of the layers in the main graph of ``model``, whose nodes are sorted."""
-    layers = [node for node in model.graph if _weights(node) > 0]
-    total = sum({node.inputs[1]: _weights(node) for node in layers}.values())
+def find_positions(model: ir.Model, weights: Mapping[ir.Node, ir.Value] | None = None) -> Positions:
+    """The positions of the layers in the main graph of ``model``, whose nodes are sorted.
+
+    Args:
+        weights: the constant of each layer, in graph order, where the model is no float one.
+    """
+    if weights is None:
+        weights = {node: value for node in model.graph if (value := _weights(node)) is not None}
+    arrays = {node: array for node, value in weights.items() if (array := constant_array(value)) is not None}
+    sizes = {node: int(array.size) for node, array in arrays.items()}
+    total = sum({weights[node]: size for node, size in sizes.items()}.values())
     return Positions(
-        first=_first(model, layers),
-        last=_last(model, layers),
-        depthwise=frozenset(_name(node) for node in layers if _depthwise(node)),
-        small=frozenset(_name(node) for node in layers if _weights(node) <= SMALL_SHARE * total),
+        first=_first(model, arrays),
+        last=_last(model, arrays),
+        depthwise=frozenset(_name(node) for node, array in arrays.items() if _depthwise(node, array)),
+        small=frozenset(_name(node) for node, size in sizes.items() if size <= SMALL_SHARE * total),
     )
 
 
@@ -49,24 +58,21 @@ def _name(node: ir.Node) -> str:
     return node.name or ""
 
 
-def _weights(node: ir.Node) -> int:
-    """How many weights a layer has; 0 for other nodes."""
+def _weights(node: ir.Node) -> ir.Value | None:
+    """The constant weights of a layer; None for other nodes."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain != "":
-        return 0
+        return None
     array = constant_array(node.inputs[1])
-    return 0 if array is None or array.ndim < 2 else int(array.size)
+    return None if array is None or array.ndim < 2 or not array.size else node.inputs[1]
 
 
-def _depthwise(node: ir.Node) -> bool:
-    weight = constant_array(node.inputs[1])
+def _depthwise(node: ir.Node, weight: Array) -> bool:
     groups = node.attributes.get_int("group", 1)
-    if weight is None or groups == 1:
-        return False
-    inputs_of_group = weight.shape[1] if node.op_type == "Conv" else weight.shape[0] // groups
-    return bool(inputs_of_group == 1)
+    inputs_of_group = weight.shape[0] // groups if node.op_type == "ConvTranspose" else weight.shape[1]
+    return groups > 1 and bool(inputs_of_group == 1)
 
 
-def _first(model: ir.Model, layers: list[ir.Node]) -> frozenset[str]:
+def _first(model: ir.Model, layers: Iterable[ir.Node]) -> frozenset[str]:
     """Layers whose input no layer and no table of rows has touched: what they read is a signal, not features."""
     touched: set[ir.Value] = set()
     found = set()
@@ -80,7 +86,7 @@ def _first(model: ir.Model, layers: list[ir.Node]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _last(model: ir.Model, layers: list[ir.Node]) -> frozenset[str]:
+def _last(model: ir.Model, layers: Iterable[ir.Node]) -> frozenset[str]:
     leading: set[ir.Value | None] = set()
     found = set()
     known = set(layers)
@@ -95,4 +101,4 @@ def _last(model: ir.Model, layers: list[ir.Node]) -> frozenset[str]:
 
 def _looks_up(node: ir.Node) -> bool:
     array = constant_array(node.inputs[0]) if node.op_type == "Gather" else None
-    return array is not None and array.ndim == 2 and array.dtype.kind == "f"
+    return array is not None and array.ndim == 2 and (array.dtype.kind == "f" or array.dtype.itemsize == 1)

@@ -29,6 +29,7 @@ DEFECT, INTERRUPTED, UNREAD, TERMINATED = 3, 130, 141, 143
 # Name -> one line for the list of commands; the command is ``command`` in ptqc/cli/<name>.py.
 COMMANDS = {
     "quantize": "Turn a float model into an integer one.",
+    "derive": "Make variants of an int8 model with fewer bits, without the float model.",
     "eval": "Measure accuracy, or fidelity to a reference model.",
     "compare": "Show layer by layer where the error of a quantized model enters.",
     "bench": "Measure how much faster the quantized model is than the float one.",
