@@ -1,13 +1,20 @@
 """Small quantized networks whose weights have a given width or codebook, lowered with and without packing."""
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ptqc.core.arithmetic import quantize, symmetric_params
-from ptqc.core.types import INT8, Array, QuantParams, QuantType, WeightFormat
+from ptqc.core.plan import Form, NodePlan, QuantPlan
+from ptqc.core.types import INT8, KEEP_FLOAT, Array, QuantParams, QuantType, WeightFormat
+from ptqc.execute.runtime import session_of
 from ptqc.graph.linear import linear_parts
+from ptqc.graph.walk import constant_array
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import run_passes
 from ptqc.passes.registry import load_pass
@@ -50,3 +57,28 @@ def lowered(
         models.append(copy)
     assert TARGET.name == plan.target
     return models[0], models[1]
+
+
+def weight_only(model: ir.Model, params: Mapping[str, QuantParams], last: str = "lower-weight-only") -> ir.Model:
+    """``model`` with the weights in ``params`` as integers, the nodes that read them in float; by the pass ``last``."""
+    readers = [node.name or "" for node in model.graph if any(v is not None and v.name in params for v in node.inputs)]
+    nodes = {name: NodePlan(KEEP_FLOAT, "", Form.WEIGHT) for name in readers}
+    codes = {name: quantize(array_of(model, name), one) for name, one in params.items()}
+    lowered = model.clone()
+    run_passes(lowered, [load_pass(last)], PassContext("int8", QuantPlan("int8", "", params, nodes), codes), check=True)
+    return lowered
+
+
+def array_of(model: ir.Model, name: str) -> Array:
+    """The values of an initializer."""
+    array = constant_array(model.graph.initializers[name])
+    assert array is not None
+    return array
+
+
+def kernels(model: ir.Model) -> list[str]:
+    """The operators of the runtime's optimized graph, constants folded and quantized operators fused."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        session_of(model, optimized_path=path, level="extended")
+        return [f"{node.domain}::{node.op_type}" for node in onnx.load(path).graph.node]

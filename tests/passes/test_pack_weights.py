@@ -2,14 +2,12 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 from ptqc.core.types import WeightFormat
-from ptqc.execute.fusion import _optimized
 from ptqc.graph.save import serialize
 from tests.allocate.networks import network, samples
-from tests.passes.packing import lowered
+from tests.passes.packing import kernels, lowered
 from tests.passes.test_insert_qdq import run
 
 CONVS = (
@@ -25,10 +23,6 @@ FORMATS = [
     *(WeightFormat(bits, book) for bits in (2, 3, 4) for book in ("tensor", "channel")),
 ]
 MODES = {"qdq": {}, "qoperator": {"qoperator": True}, "dynamic": {"dynamic": True}}
-
-
-def kernels(model: ir.Model) -> list[str]:
-    return [f"{node.domain}::{node.op_type}" for node in _optimized(model.clone()).graph]
 
 
 @pytest.mark.parametrize("mode", MODES)
