@@ -138,13 +138,13 @@ class _Writer:
         """Puts a QuantizeLinear and a DequantizeLinear behind ``value``."""
         name = value.name or ""
         scale, zero_point = self._param_values(name, self.plan.tensors[name])
-        quantize = self._node(
-            "QuantizeLinear", f"{name}_QuantizeLinear", [value, scale, zero_point], f"{name}_quantized"
-        )
+        exceeds = self._exceeds(self.plan.tensors[name], after)
+        stem = f"{name}_unclipped" if exceeds else f"{name}_quantized"
+        quantize = self._node("QuantizeLinear", f"{name}_QuantizeLinear", [value, scale, zero_point], stem)
         codes = quantize.outputs[0]
         codes.shape, codes.type = value.shape, ir.TensorType(zero_point.dtype or ir.DataType.UINT8)
         written = [quantize]
-        if self._exceeds(self.plan.tensors[name], after):
+        if exceeds:
             written.append(self._clipped(name, codes))
             codes = written[-1].outputs[0]
         dequantize = self._dequantize_node(name, codes, scale, zero_point, value)
@@ -165,7 +165,7 @@ class _Writer:
         """A Clip of codes to those in use: on codes it stays between integer kernels, on reals it would part them."""
         greatest = np.asarray(self.plan.tensors[name].qmax, self.plan.tensors[name].type.storage)
         bound = add_initializer(self.model, self.names.fresh(f"{name}_greatest"), greatest)
-        node = self._node("Clip", f"{name}_Clip", [codes, None, bound], f"{name}_clipped")
+        node = self._node("Clip", f"{name}_Clip", [codes, None, bound], f"{name}_quantized")
         node.outputs[0].shape, node.outputs[0].type = codes.shape, codes.type
         return node
 

@@ -119,12 +119,13 @@ def _check(requests: Sequence[LayerRequest], options: QuantizeOptions) -> None:
             fix="use --target int4, --precision w4a8, or --weight-format uniform",
         )
     block = options.block_size
+    below = max(LEAST_BLOCK, 1 << (max(block, 1).bit_length() - 1))
     if any(form.block is not None for form in formats) and (block < LEAST_BLOCK or block & (block - 1)):
         raise OptionError(
             f"blocks of {block} weights are not available",
             where="--block-size",
             why="the kernels take powers of two from 16 on",
-            fix=f"use {max(LEAST_BLOCK, 1 << (max(block, 1).bit_length() - 1))} or 32",
+            fix=f"use {below} or {2 * below}",
         )
 
 

@@ -227,7 +227,11 @@ def test_the_user_decides(restrictions, expected, words):
         (Restrictions(float_patterns=("_conv",)), ["no node matches", "whole names: write '*_conv*'"]),
         (Restrictions(precisions=(("l1_Conv", FLOAT),)), ["no node matches", "did you mean 'l1_conv'"]),
         (Restrictions(op_types=("Cnov",)), ["'Cnov'", "did you mean 'Conv'"]),
-        (Restrictions(precisions=(("*", Precision(4, 8)),)), ["w4a8 is not available"]),
+        (Restrictions(precisions=(("*", Precision(1, 8)),)), ["weights of 1 bits", "2 to 8 bits"]),
+        (Restrictions(precisions=(("l1*", Precision(4, 3)),)), ["'l1*'", "activations of 3 bits", "4 to 8 bits"]),
+        (Restrictions(precisions=(("*", Precision(None, 8)),)), ["w16a8", "use w8a8, or float"]),
+        (Restrictions(precisions=(("*", Precision(4, 4)),), activations="dynamic"), ["w4a4", "--activations static"]),
+        (Restrictions(precisions=(("l1_relu", Precision(4, 8)),)), ["'l1_relu'", "has weights", "Conv, Gemm, MatMul"]),
     ],
 )
 def test_restrictions_that_fit_nothing_are_refused(restrictions, words):
