@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,20 +53,25 @@ def content_key(**parts: Any) -> str:
 
     versions = [version(name) for name in ("onnxruntime", "numpy", "pillow", "torch")]
     cpu = cpu_description()
-    content = {"parts": parts, "versions": versions, "code": _code_digest(), "cpu": [cpu["name"], cpu["flags"]]}
+    content = {"parts": parts, "versions": versions, "code": _own_digest(), "cpu": [cpu["name"], cpu["flags"]]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache
-def _code_digest() -> str:
-    """SHA-256 over the modules that calibration runs, so that a changed method never meets its old results."""
+def _own_digest() -> str:
+    """Of the packages that calibration runs, so that a changed method never meets its old results."""
     import ptqc.calibrate
     import ptqc.core
     import ptqc.execute
     import ptqc.graph
 
+    return code_digest(ptqc.calibrate, ptqc.core, ptqc.execute, ptqc.graph)
+
+
+def code_digest(*packages: ModuleType) -> str:
+    """SHA-256 over the version and all modules of some packages."""
     total = hashlib.sha256(__version__.encode())
-    for package in (ptqc.calibrate, ptqc.core, ptqc.execute, ptqc.graph):
+    for package in packages:
         for folder in package.__path__:
             for file in sorted(Path(folder).rglob("*.py")):
                 total.update(hashlib.sha256(file.read_bytes()).digest())

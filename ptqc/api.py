@@ -23,6 +23,7 @@ from ptqc.data import CalibrationData, calibration_data, estimating_data
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
+from ptqc.packed import with_packed_products
 from ptqc.prefer import keep_slow_in_float
 from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Estimation, Run, measure
@@ -111,6 +112,7 @@ def quantize(
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
     compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
+    compiled = with_packed_products(compiled, description, options, source, shown)
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(
@@ -119,7 +121,7 @@ def quantize(
         original=original,
         compiled=compiled.model,
         plan=compiled.plan,
-        passes=(*passes, *compiled.passes),
+        passes=(*passes, *compiled.passes, *compiled.lowering),
         source=source,
         judged=judged,
         held_out=held_out or estimation is not None,

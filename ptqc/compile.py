@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ptqc import __version__
 from ptqc.allocate.dynamic import choose_dynamic, product_inputs
 from ptqc.allocate.equalize import equalize
-from ptqc.allocate.formats import cpu_kind
+from ptqc.allocate.formats import cpu_kind, explained, layer_requests
 from ptqc.allocate.groups import make_groups
 from ptqc.allocate.place import Placement, place
 from ptqc.allocate.plan import make_plan
@@ -23,7 +23,7 @@ from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, observe
 from ptqc.calibrate.source import Source
 from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
-from ptqc.core.plan import Form, QuantPlan
+from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits
 from ptqc.core.types import Array, QuantType
@@ -31,9 +31,12 @@ from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import PassResult, canonical_passes, insert_from_option, run_passes
 from ptqc.passes.registry import load_pass
 from ptqc.report.evaluate import evaluate
+from ptqc.rounding.apply import apply_rounding
 from ptqc.rounding.bias import corrected_biases
-from ptqc.rounding.nearest import round_to_nearest
+from ptqc.rounding.layer import Rounding
+from ptqc.rounding.nearest import round_bias, round_to_nearest
 from ptqc.targets.target import Target
+from ptqc.weights import CORRECTING, round_weights
 
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
@@ -47,15 +50,20 @@ class Compiled:
 
     Attributes:
         canonical: the float graph that the plan belongs to.
+        codes: of the plan's constants.
         model: the lowered graph.
-        passes: what ran between the canonical graph handed in and the lowered one.
+        passes: what led from the canonical graph handed in to ``canonical``, then to the lowered graph.
+        rounding: what rounding found for each linear node.
         sqnr_db: of ``model`` on calibration data, where it was measured.
     """
 
     canonical: ir.Model
     plan: QuantPlan
+    codes: Mapping[str, Array]
     model: ir.Model
     passes: tuple[PassResult, ...]
+    lowering: tuple[PassResult, ...]
+    rounding: Rounding = field(default_factory=dict)
     sqnr_db: float | None = None
 
 
@@ -93,8 +101,9 @@ def compile_graph(
 ) -> Compiled:
     """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
 
-    With the method ``auto`` several ways are tried, and the one that is nearest to float on calibration data wins;
-    the first where the model has no output of real numbers.
+    With the method ``auto`` several ways to find ranges are tried, with 8-bit weights rounded to nearest, and the one
+    that is nearest to float on calibration data wins; the first where the model has no output of real numbers. The
+    weights are rounded for that one only.
 
     ``limits`` are what is known of ranges beside the samples. Where they hold ranges open, that is the way, unless the
     network is useless so: then tensors have to be clipped, or channels evened out.
@@ -107,23 +116,36 @@ def compile_graph(
     compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
+    best = _best_ranges(compiler, canonical, smoothed, smoothing, context)
+    return compiler.finished(best, canonical)
+
+
+def _best_ranges(
+    compiler: "_Compiler",
+    canonical: ir.Model,
+    smoothed: ir.Model,
+    smoothing: tuple[PassResult, ...],
+    context: PassContext,
+) -> "Compiled":
+    """The best of the ways to find ranges for the ``smoothed`` version of ``canonical``."""
+    options, source, limits = compiler.options, compiler.source, compiler.limits
     if options.calibration_method != "auto":
         (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
-        return compiler.corrected(compiler.judged(only, canonical), canonical)
+        return only
     if limits.least_share:
         (first,) = compiler.compiled(smoothed, smoothing, (CONSUMER_ERROR,))
         first = compiler.judged(first, canonical)
         if _fidelity(first) >= USEFUL_DB:
-            return compiler.corrected(first, canonical)
+            return first
         compiler = replace(compiler, limits=replace(limits, least_share=0.0))
     tried = compiler.compiled(smoothed, smoothing, AUTO_METHODS)
-    equalized, equalizing = equalize(smoothed, source, context, options.threads, check)
+    equalized, equalizing = equalize(smoothed, source, context, options.threads, options.check_passes)
     if equalizing:
         tried += compiler.compiled(equalized, (*smoothing, *equalizing), AUTO_METHODS[:1])
     judged = [compiler.judged(one, canonical) for one in tried]
     if limits.least_share:  # a network that is hard to quantize: what correction makes of each way decides
-        return max((compiler.corrected(one, canonical) for one in judged), key=_fidelity)
-    return compiler.corrected(max(judged, key=_fidelity), canonical)
+        judged = [max(one, compiler.corrected(one, canonical), key=_fidelity) for one in judged]
+    return max(judged, key=_fidelity)
 
 
 def _fidelity(compiled: Compiled) -> float:
@@ -169,14 +191,13 @@ class _Compiler:
             "data": self.source.digest,
             "samples": len(self.source),
             "calibration-method": method,
-            "weights": str(self.weights),
             "options": self.options.overrides(),
         }
         groups = make_groups(canonical, placement)
         plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance)
         codes = round_to_nearest(canonical, plan)
         model, passes = lower(canonical, plan, codes, self.target, self.options)
-        return Compiled(canonical, plan, model, passes)
+        return Compiled(canonical, plan, codes, model, (), passes)
 
     def judged(self, one: Compiled, reference: ir.Model) -> Compiled:
         """``one`` with its SQNR on the first calibration samples; without, where no output is a real number."""
@@ -186,21 +207,35 @@ class _Compiler:
         (figure,) = evaluate(one.model, head, ("sqnr",), reference, self.options.threads)
         return replace(one, sqnr_db=figure.estimate.value)
 
+    def finished(self, one: Compiled, reference: ir.Model) -> Compiled:
+        """``one`` with the integers that the rounding method finds for its ranges."""
+        options = self.options
+        placement = Placement(one.plan.nodes, frozenset())
+        requests = layer_requests(one.canonical, placement, self.restrictions, self.target, options)
+        found = round_weights(one.canonical, one.plan, requests, self.source, options, self.progress)
+        plan = replace(one.plan, provenance={**one.plan.provenance, "rounding": options.rounding})
+        plan, codes = apply_rounding(one.canonical, explained(plan, requests), found)
+        result = replace(self._with(one, plan, codes), rounding=found)
+        if options.rounding in CORRECTING:
+            return result
+        result = self.judged(result, reference)
+        return max(result, self.corrected(result, reference), key=_fidelity)
+
     def corrected(self, one: Compiled, reference: ir.Model) -> Compiled:
-        """``one`` with corrected biases where they bring it nearer to float on calibration data, else itself."""
+        """``one`` with biases from which the mean error of its weights is taken."""
         batches = (
             (batch.feeds, batch.samples) for batch in FirstSamples(self.source, AUTO_SAMPLES).batches(CORRECTION_BATCH)
         )
-        nearest = round_to_nearest(one.canonical, one.plan)
-        biases = corrected_biases(one.canonical, one.plan, nearest, batches, self.options.threads)
+        biases = corrected_biases(one.canonical, one.plan, one.codes, batches, self.options.threads)
         if not biases:
             return one
         plan = replace(one.plan, provenance={**one.plan.provenance, "bias-correction": True})
-        codes = round_to_nearest(one.canonical, plan, biases)
-        model, passes = lower(one.canonical, plan, codes, self.target, self.options)
-        before = one.passes[: len(one.passes) - len(passes)]
-        other = self.judged(Compiled(one.canonical, plan, model, (*before, *passes)), reference)
-        return max(one, other, key=_fidelity)
+        rounded = {name: round_bias(bias, plan, name) for name, bias in biases.items()}
+        return self.judged(self._with(one, plan, {**one.codes, **rounded}), reference)
+
+    def _with(self, one: Compiled, plan: QuantPlan, codes: Mapping[str, Array]) -> Compiled:
+        model, lowering = lower(one.canonical, plan, codes, self.target, self.options)
+        return replace(one, plan=plan, codes=codes, model=model, lowering=lowering, sqnr_db=None)
 
 
 def lower(
@@ -209,13 +244,15 @@ def lower(
     """The lowered copy of a canonical graph, and what each lowering pass did; ``codes`` of the plan's constants."""
     lowered = canonical.clone()
     names = target.lower_qoperator if options.format == "qoperator" else target.lower
+    if options.packing == "plain":
+        names = target.lower_plain
     context = PassContext(target.name, plan, codes)
     return lowered, run_passes(lowered, [load_pass(name) for name in names], context, options.check_passes)
 
 
 def _refuse_nothing(model: ir.Model, placement: Placement) -> None:
     forms = [plan.form for plan in placement.nodes.values()]
-    if any(form in (Form.KERNEL, Form.DYNAMIC) for form in forms):
+    if any(form in (Form.KERNEL, Form.DYNAMIC, *WEIGHT_ONLY) for form in forms):
         return
     first = next(iter(placement.nodes.items()), ("", None))
     raise ModelError(

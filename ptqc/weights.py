@@ -1,0 +1,100 @@
+"""Weights of a planned graph as integers, by the method that the user chose."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+import ptqc.rounding
+from ptqc.calibrate.cache import cache_folder, code_digest, content_key
+from ptqc.calibrate.first import FirstSamples
+from ptqc.calibrate.source import Source
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import QuantPlan
+from ptqc.core.progress import Progress
+from ptqc.rounding.layer import LayerRequest, Rounding
+from ptqc.rounding.nearest import nearest_layers
+
+if TYPE_CHECKING:
+    from ptqc.rounding.checkpoint import FolderCheckpoint
+
+CORRECTING = ("second-order", "gptq", "adaround", "block")  # these find the best biases along with the weights
+SAMPLES = {"fast": 64, "default": 256, "best": 512}
+BATCH_BYTES, MOST_IN_BATCH = 8 << 20, 64  # of the inputs of one batch
+
+
+def round_weights(
+    model: ir.Model,
+    plan: QuantPlan,
+    requests: Sequence[LayerRequest],
+    source: Source,
+    options: QuantizeOptions,
+    progress: Progress,
+) -> Rounding:
+    """The integers of the nodes in ``requests``.
+
+    Args:
+        model: the canonical float graph of ``plan``.
+        plan: with the final parameters of activations.
+        source: calibration data, of which the first samples are used.
+
+    Raises OptionError for formats that the method does not know.
+    """
+    if options.rounding == "nearest":
+        return nearest_layers(model, plan, requests)
+    if options.rounding == "squant":
+        from ptqc.rounding.squant import round_squant
+
+        return round_squant(model, plan, requests)
+    if options.rounding == "hqq":
+        from ptqc.rounding.hqq import round_hqq
+
+        return round_hqq(model, plan, requests)
+    return _on_data(model, plan, requests, source, options, progress)
+
+
+def _on_data(
+    model: ir.Model,
+    plan: QuantPlan,
+    requests: Sequence[LayerRequest],
+    source: Source,
+    options: QuantizeOptions,
+    progress: Progress,
+) -> Rounding:
+    from ptqc.rounding.second_order import round_second_order
+    from ptqc.rounding.solve import FAST, GPTQ, SECOND_ORDER
+
+    settings = GPTQ if options.rounding == "gptq" else FAST if options.effort == "fast" else SECOND_ORDER
+    head = FirstSamples(source, SAMPLES[options.effort])
+    batches = (batch.feeds for batch in head.batches(_batch_size(head)))
+    steps, checkpoint = partial(progress, "round weights"), _checkpoint(plan, requests, head, options)
+    return round_second_order(
+        model, plan, requests, batches, settings, seed=options.seed, progress=steps, checkpoint=checkpoint
+    )
+
+
+def _batch_size(source: Source) -> int:
+    first = next(iter(source.batches(1)))
+    each = sum(array.nbytes for array in first.feeds.values()) / first.samples
+    return int(min(max(BATCH_BYTES // max(each, 1), 1), MOST_IN_BATCH))
+
+
+def _checkpoint(
+    plan: QuantPlan, requests: Sequence[LayerRequest], source: Source, options: QuantizeOptions
+) -> "FolderCheckpoint | None":
+    """Where layers of a run with exactly these arguments are kept; None where the user wants no cache."""
+    from ptqc.rounding.checkpoint import FolderCheckpoint
+
+    folder = cache_folder()
+    if folder is None:
+        return None
+    key = content_key(
+        plan=plan.text(),
+        requests=[asdict(request) for request in requests],
+        data=source.digest,
+        options=[options.rounding, options.effort, options.seed],
+        rounding=code_digest(ptqc.rounding),
+    )
+    return FolderCheckpoint(folder / f"rounding-{key}")
