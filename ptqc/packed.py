@@ -4,16 +4,16 @@ That kernel (MatMulNBits) reads an eighth of the bytes, but has to decode them: 
 ones lose. So products of one shape are given to it where the whole model measures faster that way.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 import onnx_ir as ir
 
+from ptqc.calibrate.source import Source
 from ptqc.compile import Compiled, lower
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.progress import Progress
-from ptqc.core.types import Array
 from ptqc.execute.latency import measure_ratio
 from ptqc.graph.linear import linear_parts
 from ptqc.passes.lower_matmul_nbits import why_not_packed
@@ -30,14 +30,14 @@ def with_packed_products(
     compiled: Compiled,
     target: Target,
     options: QuantizeOptions,
-    feeds: Mapping[str, Array],
+    source: Source,
     progress: Progress,
 ) -> Compiled:
     """``compiled`` with the products of form ``packed`` that make it faster.
 
     Args:
-        feeds: one input of the model; one thread is timed, as with the other latencies. Not read with ``no_measure``,
-            where sizes alone decide.
+        source: its first sample is run; one thread is timed, as with the other latencies. Not read with
+            ``no_measure``, where sizes alone decide.
     """
     if options.packing == "plain":
         return compiled
@@ -45,7 +45,9 @@ def with_packed_products(
     if options.no_measure:
         names = [name for size, nodes in shapes.items() if _large(size) for name in nodes]
         return _packed(compiled, target, options, names, "its matrix is large") if names else compiled
-    best = compiled
+    if not shapes:
+        return compiled
+    best, feeds = compiled, next(iter(source.batches(1))).feeds
     tried = list(shapes.items())[:MOST_SHAPES]
     for index, (_, names) in enumerate(tried):
         progress("time packed products", index, len(tried))
