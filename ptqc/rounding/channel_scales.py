@@ -75,19 +75,23 @@ def best_of_scales(
 
 
 def covering_scale(weights: Tensor, levels: Levels) -> Tensor:
-    """The least scale [G, O] at which no weight [G, O, K] is clipped."""
+    """The least scale [...] at which no weight [..., K] is clipped."""
     above, below = weights.amax(-1) / max(levels.high, 1), weights.amin(-1) / min(levels.low, -1)
     return torch.maximum(above, below).clamp(min=0.0)
 
 
-def least_squares_scale(weights: Tensor, levels: Levels) -> Tensor:
-    """Of a grid of scales for each output [G, O] the one whose nearest codes are nearest to ``weights`` [G, O, K]."""
+def least_squares_scale(weights: Tensor, levels: Levels, importance: Tensor | None = None) -> Tensor:
+    """Of a grid of scales [...] the one whose nearest codes are nearest to ``weights`` [..., K].
+
+    ``importance`` of squared errors broadcasts with ``weights``.
+    """
     base = covering_scale(weights, levels)
     base = torch.where(base > 0, base, torch.ones_like(base))
     best, scale = torch.full_like(base, torch.inf), base
     for fraction in torch.linspace(GREATEST_FRACTION, 0.2, NEAREST_FRACTIONS).tolist():
         tried = (base * fraction).unsqueeze(-1)
-        error = (levels.nearest(weights / tried) * tried - weights).square().sum(-1)
+        squares = torch.square(levels.nearest(weights / tried) * tried - weights)
+        error = (squares if importance is None else squares * importance).sum(-1)
         scale = torch.where(error < best, tried.squeeze(-1), scale)
         best = torch.minimum(error, best)
     return scale

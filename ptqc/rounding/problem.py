@@ -93,7 +93,7 @@ def spread(scale: Tensor, block: int | None, size: int) -> Tensor:
 
 
 def better(found: Rounded, other: Rounded) -> Rounded:
-    """Of two in the same format the one that costs less, output by output; with a common codebook it must be the same."""
+    """Of two in the same format, with the same common codebook if any, the one that costs less, output by output."""
     less = other.cost < found.cost
     row = less.unsqueeze(-1)
     entries = found.entries

@@ -6,12 +6,14 @@ closed form), scales and codes by error feedback (GPTQ, arXiv 2210.17323), coord
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, log10
 
 import torch
 
 from ptqc.core.types import WeightFormat
+from ptqc.rounding.block_scales import nearest_blocks, round_blocks
 from ptqc.rounding.channel_scales import covering_scale, least_squares_scale, round_uniform
+from ptqc.rounding.codebook import nearest_codebook, round_codebook
 from ptqc.rounding.error_feedback import QuadraticForm
 from ptqc.rounding.levels import Levels
 from ptqc.rounding.moments import Moments
@@ -24,6 +26,8 @@ Tensor = torch.Tensor
 LEAST_RIDGE = 0.1  # of the mean diagonal
 RIDGE_BY_RANK = 10.0  # times inputs / samples: fewer samples say less about the target
 LARGE = 200_000  # weights of a layer from which 8 bits are rounded in the cheap way
+DB_PER_BIT = 6.02  # that one more bit for each weight gains
+MARGIN_DB = 0.25  # that a format must gain over the first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,11 +114,11 @@ def solve(
         None if least_scale is None else least_scale.float(),
         entry_bits,
     )
-    nearest = _nearest(problem, formats[0])
     if not finite:
+        nearest = _nearest(problem, formats[0], formats)
         return replace(_solution(nearest, bias), note="activations are not finite: weights are rounded to nearest")
-    found = _round(problem, formats[0])
-    return _guarded(found, nearest, judge)
+    found = _best_for_its_bytes(_round(problem, formats))
+    return _guarded(found, _nearest(problem, found.format, formats), judge)
 
 
 def _corrected(weights: Tensor, inner: Tensor, cross: Tensor, ridges: Sequence[float], judge: _Judge) -> Tensor:
@@ -140,21 +144,64 @@ def _corrected(weights: Tensor, inner: Tensor, cross: Tensor, ridges: Sequence[f
     return chosen
 
 
-def _round(problem: Problem, weight_format: WeightFormat) -> Rounded:
-    """The weights in one format."""
+def _round(problem: Problem, formats: Sequence[WeightFormat]) -> list[Rounded]:
+    """The weights in each of the formats."""
     settings = problem.settings
-    if weight_format.bits >= 8 and problem.weights.numel() >= LARGE:
-        settings = replace(settings, scales=min(settings.scales, 4), least_fraction=0.9, changes=0, refits=0)
-    return round_uniform(replace(problem, settings=settings), weight_format)
+    uniform: dict[int, Rounded] = {}
+
+    def with_channel_scales(bits: int) -> Rounded:
+        if bits not in uniform:
+            cheap = bits >= 8 and problem.weights.numel() >= LARGE
+            own = (
+                replace(settings, scales=min(settings.scales, 4), least_fraction=0.9, changes=0) if cheap else settings
+            )
+            uniform[bits] = round_uniform(replace(problem, settings=own), WeightFormat(bits))
+        return uniform[bits]
+
+    found = []
+    for each in formats:
+        if each.block is not None:
+            found.append(round_blocks(problem, each))
+        elif each.codebook == "none":
+            found.append(with_channel_scales(each.bits))
+        else:
+            found.append(round_codebook(problem, each, with_channel_scales(each.bits)))
+    return found
 
 
-def _nearest(problem: Problem, weight_format: WeightFormat) -> Rounded:
-    """The node's own weights rounded to nearest: at 8 bits without clipping, below with the least squared error."""
-    levels = Levels.uniform(weight_format.bits)
-    find = covering_scale if weight_format.bits >= 7 else least_squares_scale
+def _best_for_its_bytes(found: Sequence[Rounded]) -> Rounded:
+    """The one whose error, in dB, is worth its bits; of nearly equal ones the first."""
+    scores = []
+    for number, each in enumerate(found):
+        cost = max(float(each.cost.double().sum()), 1e-30)
+        scores.append(10 * log10(cost) + DB_PER_BIT * _bits_per_weight(each) + (MARGIN_DB if number else 0.0))
+    return found[scores.index(min(scores))]
+
+
+def _bits_per_weight(found: Rounded) -> float:
+    entries = 0 if found.entries is None else found.entries.numel()
+    return found.format.bits + (8 * entries + 32 * found.scale.numel()) / found.codes.numel()
+
+
+def _nearest(problem: Problem, chosen: WeightFormat, formats: Sequence[WeightFormat]) -> Rounded:
+    """The node's own weights rounded to nearest: from 7 bits on without clipping, below with the least squared error.
+
+    Uniform if that is admissible, else in the format that was chosen.
+    """
+    if chosen.block is not None:
+        return nearest_blocks(problem, chosen)
+    if WeightFormat(chosen.bits) not in formats:
+        return nearest_codebook(problem, chosen)
+    levels = Levels.uniform(chosen.bits)
+    find = covering_scale if chosen.bits >= 7 else least_squares_scale
     scale = problem.admissible(find(problem.weights, levels))
     codes = levels.nearest(problem.weights / scale.unsqueeze(-1))
-    return Rounded(weight_format, codes, scale, torch.zeros_like(scale))
+    return Rounded(WeightFormat(chosen.bits), codes, scale, torch.zeros_like(scale))
+
+
+def _weights(found: Rounded) -> Tensor:
+    """What the codes stand for, float64 [G, O, K]."""
+    return found.codes.double() * spread(found.scale, found.format.block, found.codes.shape[-1]).double()
 
 
 def _solution(found: Rounded, bias: Tensor) -> Solution:
@@ -164,21 +211,15 @@ def _solution(found: Rounded, bias: Tensor) -> Solution:
 
 def _guarded(found: Rounded, nearest: Rounded, judge: _Judge) -> Solution:
     """The solution, or the weights rounded to nearest where these do better on held-back samples."""
-    errors = []
-    for each in (found, nearest):
-        step = spread(each.scale, each.format.block, each.codes.shape[-1])
-        errors.append(judge.error(each.codes.double() * step.double()))
-    worse = errors[1] < errors[0]
-    chosen = nearest if worse else found
-    step = spread(chosen.scale, chosen.format.block, chosen.codes.shape[-1])
-    bias = judge.best_bias(chosen.codes.double() * step.double())
-    solution = _solution(chosen, bias)
+    error, nearest_error = judge.error(_weights(found)), judge.error(_weights(nearest))
+    chosen = nearest if nearest_error < error else found
     notes = []
     size, count = found.codes.shape[-1], judge.moments.count
     if count < size:
         notes.append(f"{count} positions of calibration data for {size} inputs")
-    if worse:
-        notes.append("rounded to nearest, which is better on held-back samples")
+    if chosen is nearest:
+        notes.append("rounded to nearest, which does better on held-back samples")
+    solution = replace(_solution(chosen, judge.best_bias(_weights(chosen))), note="; ".join(notes))
     if judge.held is None:
-        return replace(solution, note="; ".join(notes))
-    return replace(solution, error=min(errors), nearest_error=errors[1], note="; ".join(notes))
+        return solution
+    return replace(solution, error=min(error, nearest_error), nearest_error=nearest_error)
