@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": "Measure how much faster the quantized model is than the float one.",
     "synth": "Make sample inputs without any data.",
     "sensitivity": "Measure what each node loses at few bits.",
+    "bits": "Show what a model keeps at each width of its weights.",
     "inspect": "Show operators, sizes and costs, and what each node may become.",
     "report": "Render a report as text, HTML, Markdown or JSON.",
     "targets": "List the targets.",

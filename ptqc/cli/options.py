@@ -13,6 +13,7 @@ from ptqc.core.errors import OptionError, nearest, quoted
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
+ROUNDINGS = ("second-order", "gptq", "nearest", "squant", "hqq", "adaround", "block")
 
 
 class Word(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
@@ -131,3 +132,42 @@ def synthesis_options(default: str = "auto") -> Callable[[F], F]:
         return way(stats(function))
 
     return decorate
+
+
+def rounding_options(function: F) -> F:
+    """How weights become integers, and how these are stored."""
+    for option in (
+        click.option(
+            "--packing",
+            type=Word(("folded", "plain")),
+            default="folded",
+            help="Below 8 bits: decoded once at load, or narrow integers right under DequantizeLinear.",
+        ),
+        click.option(
+            "--block-size",
+            type=click.IntRange(min=1),
+            default=32,
+            metavar="N",
+            help="Weights that share a scale, where weights alone are integers.",
+        ),
+        click.option(
+            "--weight-format",
+            type=Word(("auto", "uniform", "codebook")),
+            default="auto",
+            help="Below 8 bits: levels at equal distances, 16 of one's own, or by error per byte.",
+        ),
+        click.option(
+            "--effort", type=Word(("fast", "default", "best")), default="default", help="Time spent on rounding."
+        ),
+        click.option("--rounding", type=Word(ROUNDINGS), default="second-order", help="How weights become integers."),
+    ):
+        function = option(function)
+    return function
+
+
+def parse_widths(option: str, text: str) -> tuple[int, ...]:
+    """``8,4,2`` as numbers, each once. OptionError for anything else than widths from 2 to 8."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 2 <= int(part[:3]) <= 8 for part in parts):
+        raise OptionError(f"{option} {quoted(text)} cannot be read", fix="give widths from 2 to 8: 8,4,2")
+    return tuple(dict.fromkeys(int(part) for part in parts))

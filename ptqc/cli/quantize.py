@@ -8,7 +8,15 @@ import click
 
 from ptqc.cli.config import config_option
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, Word, data_options, input_option, output_options, synthesis_options
+from ptqc.cli.options import (
+    FILE,
+    Word,
+    data_options,
+    input_option,
+    output_options,
+    rounding_options,
+    synthesis_options,
+)
 from ptqc.core.errors import ModelError, OptionError, quoted
 from ptqc.core.progress import Progress
 
@@ -18,7 +26,6 @@ if TYPE_CHECKING:
     from ptqc.report.report import Report
 
 METHODS = ("auto", "minmax", "percentile", "entropy", "mse", "consumer-error")
-ROUNDINGS = ("second-order", "gptq", "nearest", "squant", "hqq", "adaround", "block")
 GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence")
 
 
@@ -58,37 +65,6 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--format", "format", type=Word(("qdq", "qoperator")), default="qdq", help="Form of the output."),
         click.option("--calibration-method", type=Word(METHODS), default="auto", help="How ranges are found."),
-    ):
-        function = option(function)
-    return function
-
-
-def _rounding_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How weights become integers, and how these are stored."""
-    for option in (
-        click.option(
-            "--packing",
-            type=Word(("folded", "plain")),
-            default="folded",
-            help="Below 8 bits: decoded once at load, or narrow integers right under DequantizeLinear.",
-        ),
-        click.option(
-            "--block-size",
-            type=click.IntRange(min=1),
-            default=32,
-            metavar="N",
-            help="Weights that share a scale, where weights alone are integers.",
-        ),
-        click.option(
-            "--weight-format",
-            type=Word(("auto", "uniform", "codebook")),
-            default="auto",
-            help="Below 8 bits: levels at equal distances, 16 of one's own, or by error per byte.",
-        ),
-        click.option(
-            "--effort", type=Word(("fast", "default", "best")), default="default", help="Time spent on rounding."
-        ),
-        click.option("--rounding", type=Word(ROUNDINGS), default="second-order", help="How weights become integers."),
     ):
         function = option(function)
     return function
@@ -143,7 +119,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @synthesis_options()
 @_gate_options
 @_selection_options
-@_rounding_options
+@rounding_options
 @_run_options
 @config_option
 @output_options

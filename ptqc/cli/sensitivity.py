@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptqc.cli.console import Console
-from ptqc.cli.options import FILE, data_options, input_option, output_options, run_options, synthesis_options
+from ptqc.cli.options import (
+    FILE,
+    data_options,
+    input_option,
+    output_options,
+    parse_widths,
+    run_options,
+    synthesis_options,
+)
 from ptqc.core.errors import OptionError, OutputError, quoted
 
 if TYPE_CHECKING:
@@ -48,7 +56,7 @@ def command(
     from ptqc.graph.files import write_atomically
     from ptqc.sensitivity import SAMPLES, sensitivity
 
-    widths = _widths("--bits", bits), _widths("--activation-bits", activation_bits)
+    widths = parse_widths("--bits", bits), parse_widths("--activation-bits", activation_bits)
     if not any(widths):
         raise OptionError("--bits and --activation-bits name no width", fix="leave them out, or give widths: 8,4,2")
     if output is not None:
@@ -69,13 +77,6 @@ def command(
         console.data(table.to_json())
         return
     _show(table, console)
-
-
-def _widths(option: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and 2 <= int(part[:3]) <= 8 for part in parts):
-        raise OptionError(f"{option} {quoted(text)} cannot be read", fix="give widths from 2 to 8: 8,4,2")
-    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _check_output(path: Path, model: Path, force: bool) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import math
+from collections.abc import Callable
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from ptqc.report.report import LayerInfo, Report
 from ptqc.report.summary import (
@@ -14,18 +16,19 @@ from ptqc.report.summary import (
     size_text,
     summary_rows,
 )
+from ptqc.report.widths import HEADINGS, WidthTable, data_sentence, width_rows
 
-TEMPLATE = "report.html.j2"
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from matplotlib.axes import Axes
+
+TEMPLATE, WIDTHS_TEMPLATE = "report.html.j2", "bits.html.j2"
+BLUE, ORANGE = "#1f5fa8", "#d9822b"
 
 
 def to_html(report: Report) -> str:
     """The page; equal reports give equal text. Everything that comes from files is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(decibels=decibel_text, count=count_text, size=size_text, printable=printable)
-    environment.filters.update(rounding=rounding_text)
-    template = environment.from_string((files("ptqc.report") / TEMPLATE).read_text("utf-8"))
+    template = _template(TEMPLATE)
     return template.render(
         report=report,
         rows=summary_rows(report),
@@ -46,6 +49,53 @@ def sqnr_plot(layers: tuple[LayerInfo, ...]) -> str:
     ]
     if not finite:
         return ""
+
+    def draw(axes: "Axes") -> None:
+        axes.plot(*zip(*finite, strict=True), marker=".", color=BLUE, linewidth=1)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("SQNR, dB")
+        axes.grid(visible=True, alpha=0.3)
+        shares = axes.twinx()
+        shares.bar([n for n, _ in rows], [100 * (layer.share or 0.0) for _, layer in rows], color=ORANGE, alpha=0.5)
+        shares.set_ylabel("noise that enters here, %")
+
+    return _svg(draw)
+
+
+def widths_html(table: WidthTable) -> str:
+    """Bits against quality as a page with a plot; equal tables give equal text."""
+    rows, plot = width_rows(table), widths_plot(table)
+    template = _template(WIDTHS_TEMPLATE)
+    return template.render(table=table, headings=HEADINGS, rows=rows, plot=plot, sentence=data_sentence(table))
+
+
+def widths_plot(table: WidthTable) -> str:
+    """SQNR and agreement by the bytes of the weights, as an SVG element; empty where neither was measured."""
+    known = [row for row in table.widths if row.sqnr_db is not None and math.isfinite(row.sqnr_db.value)]
+    agreeing = [row for row in table.widths if row.agreement is not None]
+    if not known and not agreeing:
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        sizes = [row.weight_bytes / 1000 for row in known]
+        values = [row.sqnr_db.value for row in known if row.sqnr_db is not None]
+        axes.plot(sizes, values, marker="o", color=BLUE)
+        for row, x, y in zip(known, sizes, values, strict=True):
+            axes.annotate(f"{row.bits} bits", (x, y), textcoords="offset points", xytext=(5, -10))
+        axes.set_xlabel("weights, kB")
+        axes.set_ylabel("SQNR, dB", color=BLUE)
+        axes.grid(visible=True, alpha=0.3)
+        if agreeing:
+            other = axes.twinx()
+            shares = [100 * row.agreement.value for row in agreeing if row.agreement is not None]
+            other.plot([row.weight_bytes / 1000 for row in agreeing], shares, marker="s", color=ORANGE, linestyle="--")
+            other.set_ylabel("agreement, %", color=ORANGE)
+
+    return _svg(draw)
+
+
+def _svg(draw: Callable[["Axes"], None]) -> str:
+    """What ``draw`` puts into a plot, as an SVG element that depends on nothing else."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -53,15 +103,24 @@ def sqnr_plot(layers: tuple[LayerInfo, ...]) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "ptqc", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.plot(*zip(*finite, strict=True), marker=".", color="#1f5fa8", linewidth=1)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("SQNR, dB")
-        axes.grid(visible=True, alpha=0.3)
-        shares = axes.twinx()
-        shares.bar([n for n, _ in rows], [100 * (layer.share or 0.0) for _, layer in rows], color="#d9822b", alpha=0.5)
-        shares.set_ylabel("noise that enters here, %")
+        draw(figure.add_subplot())
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _template(name: str) -> "Template":
+    """A template of this package; what it shows is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(lambda found: (files("ptqc.report") / found).read_text("utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(decibels=decibel_text, count=count_text, size=size_text, printable=printable)
+    environment.filters.update(rounding=rounding_text)
+    return environment.get_template(name)
