@@ -74,4 +74,5 @@ def _narrow(editor: Editor, value: ir.Value, params: QuantParams) -> None:
     zero_point = editor.constant(f"{stem}_zero_point", params.zero_point, dtype)
     for reader in consumers(value):
         reader.replace_input_with(0, narrow)
-        reader.replace_input_with(2, zero_point)
+        if len(reader.inputs) > 2:
+            reader.replace_input_with(2, zero_point)

@@ -38,6 +38,7 @@ BUILTIN: Mapping[str, str] = {
     "lower-weight-only": "ptqc.passes.lower_weight_only:LowerWeightOnly",
     "pack-weights": "ptqc.passes.pack_weights:PackWeights",
     "lower-matmul-nbits": "ptqc.passes.lower_matmul_nbits:LowerMatMulNBits",
+    "drop-zero-points": "ptqc.passes.drop_zero_points:DropZeroPoints",
     "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }
 
