@@ -8,10 +8,13 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from ptqc.core.errors import ModelError
+from ptqc.execute.runtime import onnxruntime
 from ptqc.graph.load import load_model
+from ptqc.graph.opset import _WITHOUT_NEW_KERNEL, raise_opset, standard_opset
 from ptqc.graph.save import serialize
 from tests.graph.graph_models import run, text_model
 
@@ -115,3 +118,72 @@ def test_contradicting_intermediate_shapes_are_dropped_where_they_stop_the_conve
     loaded = load_model(model)
     assert loaded.graph.opset_imports[""] == 21
     assert str(loaded.graph[0].outputs[0].shape) == "[2,4,6,6]"
+
+
+def schemas_at(opset: int) -> dict[str, onnx.defs.OpSchema]:
+    """The definitions of the standard operators that an opset has."""
+    found: dict[str, onnx.defs.OpSchema] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        known = found.get(schema.name)
+        newer = known is None or schema.since_version > known.since_version
+        if schema.domain == "" and schema.since_version <= opset and newer:
+            found[schema.name] = schema
+    return found
+
+
+def test_newer_opsets_only_add_what_may_be_left_out() -> None:
+    """What raise_opset rests on: a node that is valid in opset 21 or later means the same in 25."""
+    required = onnx.defs.OpSchema.FormalParameterOption.Single
+    newest = schemas_at(25)
+    for opset in range(21, 25):
+        for name, old_one in schemas_at(opset).items():
+            new_one = newest[name]
+            assert not new_one.deprecated or old_one.deprecated
+            defaults = {key: str(value.default_value) for key, value in new_one.attributes.items()}
+            assert {
+                key: str(value.default_value) for key, value in old_one.attributes.items()
+            }.items() <= defaults.items()
+            assert not any(new_one.attributes[key].required for key in set(defaults) - set(old_one.attributes))
+            for olds, news in ((old_one.inputs, new_one.inputs), (old_one.outputs, new_one.outputs)):
+                names = [one.name for one in olds]
+                assert [one.name for one in news][: len(names)] == names
+                assert not any(one.option == required for one in news[len(names) :])
+
+
+def test_operators_that_lose_their_kernel_are_known() -> None:
+    kernels = onnxruntime().capi.onnxruntime_pybind11_state.get_all_opkernel_def()
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for kernel in kernels:
+        if kernel.provider == "CPUExecutionProvider" and kernel.domain == "":
+            ranges.setdefault(kernel.op_name, []).append(tuple(kernel.version_range))
+
+    def runs(schema: onnx.defs.OpSchema) -> bool:
+        since, open_end = schema.since_version, (1 << 31) - 1
+        spans = ranges.get(schema.name, [])
+        return any(first == since or (last < open_end and first <= since <= last) for first, last in spans)
+
+    newest = schemas_at(25)
+    lost = {name for name, schema in schemas_at(21).items() if runs(schema) and not runs(newest[name])}
+    assert lost | {"Bernoulli"} == set(_WITHOUT_NEW_KERNEL)  # Bernoulli is a function of one of them
+
+
+@pytest.mark.parametrize(
+    ("opset", "operator", "goal", "reason"),
+    [
+        (21, "Abs", 25, ""),
+        (24, "Abs", 25, ""),
+        (26, "Abs", 25, ""),
+        (13, "Abs", 0, ""),
+        (20, "Abs", 21, "the model has opset 20, and onnx could not convert it to 21"),
+        (21, "RandomNormalLike", 21, ""),
+        (25, "RandomNormalLike", 25, ""),
+        (21, "RandomNormalLike", 25, "the runtime has no RandomNormalLike of opset 25"),
+    ],
+)
+def test_raising_the_opset(opset: int, operator: str, goal: int, reason: str) -> None:
+    net = f"net (float[2] x) => (float[2] y) {{ y = {operator} (x) }}"
+    model = ir.from_proto(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["ai.onnx" : {opset}]> {net}'))
+    assert raise_opset(model, goal) == reason
+    assert standard_opset(model) == (opset if reason else max(opset, goal))
+    if goal == 25 and not reason:
+        assert model.ir_version == 13
