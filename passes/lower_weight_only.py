@@ -74,6 +74,6 @@ def _nodes(model: ir.Model, plan: QuantPlan) -> dict[ir.Node, str]:
         if planned is None or planned.form not in WEIGHT_ONLY or not is_op(node, *OPERATORS):
             continue
         weight = node.inputs[1]
-        if weight is not None and weight.name in plan.tensors and constant_array(weight) is not None:
+        if weight is not None and weight.name and weight.name in plan.tensors and constant_array(weight) is not None:
             found[node] = weight.name
     return found

@@ -45,7 +45,11 @@ FUSED = {
 }
 
 
-@pytest.mark.parametrize(("form", "text", "mode"), CASES)
+@pytest.mark.parametrize(
+    ("form", "text", "mode"),
+    CASES,
+    ids=[f"{form}-{'products' if text == PRODUCTS else 'convolutions'}-{mode}" for form, text, mode in CASES],
+)
 def test_the_runtime_sees_the_integer_kernels_and_nothing_of_the_decoders(
     form: WeightFormat, text: str, mode: str
 ) -> None:
