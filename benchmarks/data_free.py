@@ -72,6 +72,14 @@ def brief(found: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)} ({found['samples']} samples, {found['method']})"
 
 
+def agreement(got: Feeds, expected: Feeds) -> dict[str, Any]:
+    """``agreement`` of the top-1 with the float model's, ``evaluated`` (samples) and ``agrees`` (their bits)."""
+    first, second = (next(iter(outputs.values())) for outputs in (got, expected))
+    same = first.reshape(len(first), -1).argmax(axis=1) == second.reshape(len(second), -1).argmax(axis=1)
+    bits = base64.b64encode(np.packbits(same).tobytes()).decode()
+    return {"agreement": float(same.mean()), "evaluated": len(same), "agrees": bits}
+
+
 def agrees(found: Mapping[str, Any]) -> Array:
     """Whether the top-1 is the float model's, bool [samples]."""
     bits = np.frombuffer(base64.b64decode(found["agrees"]), np.uint8)
@@ -122,9 +130,7 @@ class _Model:
             "sqnr_db": figures(got, self.expected, None)["sqnr_db"]["value"],
         }
         if self.subject.classifies:
-            same = _classes(got) == _classes(self.expected)
-            bits = base64.b64encode(np.packbits(same).tobytes()).decode()
-            found |= {"agreement": float(same.mean()), "evaluated": len(same), "agrees": bits}
+            found |= agreement(got, self.expected)
         if data.info is not None:
             found["made"] = {"method": data.info.method, "steps": data.info.steps, "losses": dict(data.info.losses)}
         if seed == ESTIMATED_SEED:
@@ -168,12 +174,6 @@ def _outputs(subject: Subject, model: ir.Model) -> dict[str, Array]:
         count = len(next(iter(feeds.values())))
         runs = ({key: array[i : i + size] for key, array in feeds.items()} for i in range(0, count, size))
     return outputs_of(model, runs, subject.batch == "stacked")
-
-
-def _classes(outputs: Feeds) -> Array:
-    """int [samples]."""
-    first = next(iter(outputs.values()))
-    return np.asarray(first.reshape(len(first), -1).argmax(axis=1))
 
 
 def _silent(stage: str, done: int, total: int) -> None:

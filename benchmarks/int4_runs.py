@@ -3,7 +3,6 @@
 What was measured before with the same options is kept, run by run.
 """
 
-import base64
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from benchmarks import results
 from benchmarks.data import loader, save_samples
-from benchmarks.data_free import brief
+from benchmarks.data_free import agreement, brief
 from benchmarks.data_free_subjects import Subject, real_samples, subject
 from benchmarks.images import QUICK_EVALUATION
 from benchmarks.scoring import figures, kernels, outputs_of, speeds
@@ -187,16 +185,10 @@ class Network:
 
     def _scored(self, got: Mapping[str, Array]) -> dict[str, Any]:
         found = figures(got, self.expected, self.labels)
-        classes = [
-            np.asarray(next(iter(part.values())).reshape(len(self.labels), -1).argmax(axis=1))
-            for part in (got, self.expected)
-        ]
-        bits = base64.b64encode(np.packbits(classes[0] == classes[1]).tobytes()).decode()
         return {
-            **{key: found[key]["value"] for key in ("sqnr_db", "agreement", "top1", "top1_float")},
+            **agreement(got, self.expected),
+            **{key: found[key]["value"] for key in ("sqnr_db", "top1", "top1_float")},
             "top1_difference": found["top1_difference"],
-            "evaluated": found["samples"],
-            "agrees": bits,
         }
 
     def _latency(self, path: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def images(records: Record) -> str:
         verdict = ", ".join(missed(name, found, whole)) or "nothing" if row == int4.OURS else ""
         costs = (ratio(found, whole, "bytes"), ratio(found, whole, "weight_bytes"))
         integer = f"{found[0]['integer_macs']:.0%}" if "integer_macs" in found[0] else ""
-        used = (f"{mean_of(found, 'seconds'):.0f}", f"{mean_of(found, 'peak_mb'):.0f}")
+        used = [f"{mean_of(found, key):.0f}" for key in ("seconds", "cpu_seconds", "peak_mb")]
         return [*quality(found), *costs, speed(found), integer, *used, verdict]
 
     rows = []
@@ -103,7 +103,7 @@ def images(records: Record) -> str:
         for one in record.get("elsewhere", ()):
             rows.append([name, f"{one['tool']} {one['settings']} (elsewhere)", *quality([one])])
     heads = ("model", "weights", *QUALITY, "file / int8", "weights / int8", "speed / int8", "MACs integer")
-    return table((*heads, "s", "MB", "missed"), rows)
+    return table((*heads, "s", "CPU s", "MB", "missed"), rows)
 
 
 def widths(records: Record) -> str:
