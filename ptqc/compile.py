@@ -112,6 +112,7 @@ def compile_graph(
     """
     placement = place(canonical, target, restrictions)
     _refuse_nothing(canonical, placement)
+    layer_requests(canonical, placement, restrictions, target, options)  # refuses what cannot be, before the work
     weights = weight_type(target, options)
     compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
