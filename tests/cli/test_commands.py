@@ -123,7 +123,7 @@ def test_inspect_for_a_target_says_what_each_node_becomes_and_why(ptqc, models):
 
 
 def test_targets_and_passes(ptqc):
-    assert [one["name"] for one in only_json(ptqc("targets", "--json"))] == ["int8"]
+    assert [one["name"] for one in only_json(ptqc("targets", "--json"))] == ["int4", "int8"]
     assert "integer products" in ptqc("targets", "int8").stdout
     names = [one["name"] for one in only_json(ptqc("passes", "--json"))]
     assert "fold-batchnorm" in names
