@@ -19,7 +19,7 @@ class Settings:
     Attributes:
         ridges: pull of the target toward the float weights, in multiples of its least admissible value; of several the
             best on held-back samples, without such the first. Infinite: the float weights themselves.
-        damping: of the form, in units of its mean diagonal.
+        damping: of the form, in units of its mean diagonal; more where samples are few.
         scales: candidates for the scale of each channel, by the form after error feedback; 1: the scale of the least
             mean squared error of the weights.
         least_fraction: of the scale that covers all weights, tried.

@@ -25,6 +25,7 @@ Tensor = torch.Tensor
 
 LEAST_RIDGE = 0.1  # of the mean diagonal
 RIDGE_BY_RANK = 10.0  # times inputs / samples: fewer samples say less about the target
+DAMPING_BY_RANK = 0.3  # times inputs / samples, likewise for the form: measured on the classifiers of two networks
 LARGE = 200_000  # weights of a layer from which 8 bits are rounded in the cheap way
 DB_PER_BIT = 6.02  # that one more bit for each weight gains
 MARGIN_DB = 0.25  # that a format must gain over the first
@@ -109,7 +110,7 @@ def solve(
     problem = Problem(
         weights.float(),
         target.float(),
-        QuadraticForm.of(inner, settings.damping),
+        QuadraticForm.of(inner, max(settings.damping, DAMPING_BY_RANK * weights.shape[-1] / max(moments.count, 1))),
         settings,
         None if least_scale is None else least_scale.float(),
         entry_bits,
