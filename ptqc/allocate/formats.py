@@ -10,8 +10,8 @@ from ptqc.allocate.positions import Positions, find_positions
 from ptqc.allocate.restrict import WITH_WEIGHTS, Restrictions
 from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
-from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
-from ptqc.core.types import WeightFormat
+from ptqc.core.plan import WEIGHT_ONLY, Form, NodePlan, QuantPlan
+from ptqc.core.types import Precision, WeightFormat
 from ptqc.execute.latency import has_vnni
 from ptqc.graph.linear import linear_parts
 from ptqc.rounding.layer import LayerRequest
@@ -130,10 +130,16 @@ def _check(requests: Sequence[LayerRequest], options: QuantizeOptions) -> None:
 
 
 def explained(plan: QuantPlan, requests: Sequence[LayerRequest]) -> QuantPlan:
-    """``plan`` that says of each node why its weights have so many bits."""
-    reasons: Mapping[str, str] = {request.node: request.reason for request in requests if request.reason}
-    nodes = {
-        name: replace(node, reason=f"{node.reason}; {reasons[name]}") if name in reasons else node
-        for name, node in plan.nodes.items()
-    }
-    return replace(plan, nodes=nodes)
+    """``plan`` that says of each node how many bits its weights have, and why."""
+    return replace(plan, nodes=with_bits(plan.nodes, requests))
+
+
+def with_bits(nodes: Mapping[str, NodePlan], requests: Sequence[LayerRequest]) -> dict[str, NodePlan]:
+    """``nodes`` with the bits of weights that ``requests`` ask for, and the reasons."""
+    found = dict(nodes)
+    for request in requests:
+        node = found[request.node]
+        bits = Precision(request.formats[0].bits, node.choice.precision.activation_bits)
+        reason = f"{node.reason}; {request.reason}" if request.reason else node.reason
+        found[request.node] = replace(node, choice=replace(node.choice, precision=bits), reason=reason)
+    return found

@@ -55,8 +55,10 @@ def _text(model: "ir.Model") -> str:
 
 def _placed(model: "ir.Model", name: str) -> list[dict[str, Any]]:
     """Every node of the graph that the target would quantize: what it becomes by default, and why."""
+    from ptqc.allocate.formats import layer_requests, with_bits
     from ptqc.allocate.place import place
     from ptqc.allocate.restrict import Restrictions
+    from ptqc.core.options import QuantizeOptions
     from ptqc.graph.costs import node_costs
     from ptqc.passes.base import PassContext
     from ptqc.passes.pipeline import canonical_passes, run_passes
@@ -66,15 +68,17 @@ def _placed(model: "ir.Model", name: str) -> list[dict[str, Any]]:
     target = find_target(name)
     prepared = model.clone()
     run_passes(prepared, [*canonical_passes(), *map(load_pass, target.prepare)], PassContext(target=name))
-    placement = place(prepared, target, Restrictions())
+    free = Restrictions()
+    placement = place(prepared, target, free)
+    nodes = with_bits(placement.nodes, layer_requests(prepared, placement, free, target, QuantizeOptions(cpu="vnni")))
     choices = {node.name or "": [str(choice) for choice in target.choices(node)] for node in prepared.graph}
     return [
         {
             "name": cost.name,
             "op": cost.op,
             "may_be": choices[cost.name],
-            "becomes": str(placement.nodes[cost.name].choice),
-            "why": placement.nodes[cost.name].reason,
+            "becomes": str(nodes[cost.name].choice),
+            "why": nodes[cost.name].reason,
             "macs": cost.macs,
             "weight_bytes": cost.weight_bytes,
         }

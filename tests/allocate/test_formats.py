@@ -88,7 +88,7 @@ def test_demands(target, demands, expected):
 def test_weights_alone_have_blocks_and_only_depthwise_layers_more_bits():
     found = formats(demands=[("*", "w4a16")])
     assert found == {"first": "int4", "deep": "int8", "wide": "int4", "back": "int4", "last": "int4/32"}
-    assert formats(demands=[("*", "w2a16")], block_size=128)["last"] == "int2/128"
+    assert formats(demands=[("*", "w4a16")], block_size=128)["last"] == "int4/128"
 
 
 def test_layers_that_share_weights_get_the_most_bits_of_them():
@@ -148,3 +148,4 @@ def test_the_plan_says_why():
     nodes = explained(QuantPlan("int4", "", {}, placement.nodes), found).nodes
     assert nodes["first"].reason == "integer kernel; first layer: its weights stay at 8 bits"
     assert nodes["back"].reason == "integer kernel; 4-bit weights"
+    assert [str(nodes[name].choice) for name in ("first", "back")] == ["w8a8", "w4a8"]
