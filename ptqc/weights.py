@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CORRECTING = ("second-order", "gptq", "adaround", "block")  # these find the best biases along with the weights
 SAMPLES = {"fast": 64, "default": 256, "best": 512}
+LONG = 10.0  # seconds that are said up front
 BATCH_BYTES, MOST_IN_BATCH = 8 << 20, 64  # of the inputs of one batch
 
 
@@ -63,12 +64,16 @@ def _on_data(
     options: QuantizeOptions,
     progress: Progress,
 ) -> Rounding:
+    from ptqc.rounding.expected_time import expected_seconds, time_text
     from ptqc.rounding.second_order import round_second_order
     from ptqc.rounding.solve import FAST, GPTQ, SECOND_ORDER
 
     settings = GPTQ if options.rounding == "gptq" else FAST if options.effort == "fast" else SECOND_ORDER
     head = FirstSamples(source, SAMPLES[options.effort])
     batches = (batch.feeds for batch in head.batches(_batch_size(head)))
+    expected = expected_seconds(model, requests, len(head), settings)
+    if expected >= LONG:
+        progress(f"round weights, about {time_text(expected)}", 0, len(requests))
     steps, checkpoint = partial(progress, "round weights"), _checkpoint(plan, requests, head, options)
     return round_second_order(
         model, plan, requests, batches, settings, seed=options.seed, progress=steps, checkpoint=checkpoint
