@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ptqc.core.arithmetic import along_axis
 from ptqc.core.types import Array, QuantParams, QuantType
 from ptqc.graph.edit import Editor
-from ptqc.graph.opset import raise_opset
+from ptqc.graph.opset import raise_opset, standard_opset
 
 INT2_OPSET = 25  # the first opset with INT2 and UINT2
 INT4_OPSET = 21  # the first one with INT4 and UINT4
@@ -59,6 +59,7 @@ class Decoder:
     """Writes packed constants and their decoders in front of the first node of a model."""
 
     def __init__(self, model: ir.Model) -> None:
+        self._model = model
         self._editor = Editor(model)
         self._first = next(iter(model.graph))
         self._common: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -104,7 +105,12 @@ class Decoder:
         return self._node("Mul", stem, value, self._spread(f"{stem}_scale", params.scale, params, codes.shape))
 
     def dequantized(self, stem: str, codes: Array, params: QuantParams) -> ir.Value:
-        """The same by DequantizeLinear, on codes of 2, 4 or 8 bits; onnxruntime does not fold it."""
+        """The same by DequantizeLinear, on codes of 2, 4 or 8 bits; onnxruntime does not fold it.
+
+        Before opset 21 DequantizeLinear knows no blocks: these are decoded as by :meth:`real`.
+        """
+        if params.block is not None and (standard_opset(self._model) or 0) < INT4_OPSET:
+            return self.real(stem, codes, in_bytes(params))
         kind = stored_type(params) or stored_type(in_bytes(params))
         inputs = [
             self._editor.constant(f"{stem}_packed", codes, kind),
@@ -140,7 +146,9 @@ class Decoder:
             low = self._bits(stem, rest)
         else:
             low = self._editor.constant(f"{stem}_packed_low", rest, _TYPES[lower, False])
-        return self._cast(stem, self._node("Add", stem, high, self._cast(stem, low, byte)), to)
+        number = self._node("Add", stem, high, self._cast(stem, low, byte))
+        number.type = ir.TensorType(byte)
+        return self._cast(stem, number, to)
 
     def _bits(self, stem: str, array: Array) -> ir.Value:
         """``array`` of 0 and 1 as uint8: bit k of byte j of the stored bytes is element k * (number of bytes) + j."""

@@ -62,8 +62,8 @@ class LowerWeightOnly:
         return Rewrites(len(nodes), tuple(refused))
 
     def _decoded(self, decoder: Decoder, name: str, context: PassContext, params: QuantParams) -> ir.Value:
-        write = decoder.dequantized if self.plain else decoder.real
-        return write(name, context.codes[name], params)
+        codes = context.codes[name]
+        return decoder.dequantized(name, codes, params) if self.plain else decoder.real(name, codes, params)
 
 
 def _nodes(model: ir.Model, plan: QuantPlan) -> dict[ir.Node, str]:

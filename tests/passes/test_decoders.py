@@ -103,6 +103,29 @@ def test_stored_bytes(bits: int, size: int) -> None:
     assert (model.opset_imports[""], model.ir_version) == ((25, 13) if bits in (2, 3, 6) else (21, 10))
 
 
+BIT_PLANE = ["BitShift", "BitwiseAnd", "Reshape", "Slice", "Reshape", "Cast"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "operators"),
+    [
+        ("int4", 0, ["Cast"]),
+        ("int2", 0, ["Cast"]),
+        ("int6", 0, ["Cast", "Mul", "Cast", "Add"]),
+        ("int5", 0, ["Cast", "Mul", *BIT_PLANE, "Add"]),
+        ("uint3", 0, ["Cast", "Mul", *BIT_PLANE[:-1], "Add"]),
+        ("int7", 0, []),
+        ("int8", 16, ["Cast", "GatherElements", "Reshape"]),
+        ("int8", 5, ["Cast", "Mul", *BIT_PLANE[:-1], "Add", "Cast", "GatherElements", "Reshape"]),
+    ],
+)
+def test_operators_of_the_decoder(kind: str, entries: int, operators: list[str]) -> None:
+    book = np.arange(entries, dtype=np.int8) if entries else None
+    params = QuantParams(QuantType.parse(kind), ONE, np.zeros(()), codebook=book)
+    _, model = decoded(np.ones((3, 3), params.type.storage), params)
+    assert [node.op_type for node in model.graph] == [*operators, "Abs"]
+
+
 def test_codes_that_the_parameters_do_not_have_are_a_mistake() -> None:
     codes = np.array([-8, 7, 8], np.int8)
     params = QuantParams(QuantType(4, signed=True), ONE, np.zeros(()))

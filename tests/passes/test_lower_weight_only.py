@@ -100,6 +100,17 @@ def test_bytes_where_the_model_cannot_have_the_type() -> None:
     assert found.opset_imports[""] == 20
 
 
+def test_blocks_in_an_opset_without_them_are_decoded_by_other_operators() -> None:
+    model = network(TEXT)
+    model.graph.opset_imports[""] = 20
+    params = {"w": blocks(array_of(model, "w"), 1, 2, QuantType.parse("int4"))}
+    found = weight_only(model, params, "lower-weight-only{plain=true}")
+    assert "DequantizeLinear" not in [node.op_type for node in found.graph]
+    data = samples(model, 2)
+    for one, other in zip(run(found, data, "none"), run(expected_model(model, params), data, "none"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_without_a_plan_it_is_a_mistake_and_with_an_empty_one_nothing_happens() -> None:
     model = network(TEXT)
     with pytest.raises(ValueError, match="plan"):
