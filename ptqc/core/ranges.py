@@ -62,7 +62,9 @@ class RangeLimits:
             low, high = self.inputs[request.tensor]
             return min(low, 0.0), max(high, 0.0)
         if not request.full:
-            return min(found[0], seen[0] * self.least_share), max(found[1], seen[1] * self.least_share)
+            # Of few codes, rounding costs more than clipping: an open range would leave none for what is common.
+            share = self.least_share if request.type.bits >= 8 else 0.0
+            return min(found[0], seen[0] * share), max(found[1], seen[1] * share)
         return request.bounded(seen[0] * self.output_factor, seen[1] * self.output_factor)
 
 

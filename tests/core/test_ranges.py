@@ -3,6 +3,7 @@
 import pytest
 
 from ptqc.core.ranges import AS_SEEN, RangeLimits, RangeRequest
+from ptqc.core.types import QuantType
 
 FOUND, SEEN = (-1.0, 2.0), (-4.0, 5.0)
 
@@ -34,3 +35,8 @@ def test_ranges_hold_a_share_of_what_was_seen():
     assert limits.applied(RangeRequest("t"), FOUND, SEEN) == (-3.0, 3.75)
     assert limits.applied(RangeRequest("t"), (-3.5, 4.5), SEEN) == (-3.5, 4.5)
     assert limits.applied(RangeRequest("t"), (0.0, 1.0), (0.0, 8.0)) == (0.0, 6.0)
+
+
+def test_ranges_of_few_codes_are_not_held_open():
+    limits = RangeLimits(least_share=0.75)
+    assert limits.applied(RangeRequest("t", type=QuantType(4, signed=False)), FOUND, SEEN) == FOUND
