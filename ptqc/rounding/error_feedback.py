@@ -11,7 +11,8 @@ from ptqc.rounding.levels import Levels
 
 Tensor = torch.Tensor
 
-LAZY_COLUMNS = 64  # that are updated at once; fewer would leave the work to slow small products
+LAZY_COLUMNS = 64  # that are updated at once; more would leave the work to slow outer products
+LEAST_DAMPING = 1e-6  # that is tried where a matrix is not positive definite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,23 +43,24 @@ class QuadraticForm:
         mean = moments.diagonal(dim1=1, dim2=2).mean(-1)
         mean = torch.where(mean > 0, mean, torch.ones_like(mean))
         matrix = moments / mean.view(-1, 1, 1)
+        plain = matrix.diagonal(dim1=1, dim2=2).clone()
+        order = plain.argsort(dim=-1, descending=True, stable=True)
         added = torch.zeros_like(mean) + damping
-        order = matrix.diagonal(dim1=1, dim2=2).argsort(dim=-1, descending=True, stable=True)
-        identity = torch.eye(size, dtype=matrix.dtype)
+        matrix.diagonal(dim1=1, dim2=2).copy_(plain + added.unsqueeze(-1))
         # H = R RT with R upper triangular, found from the reversed matrix, so that R**-1 is the factor of H**-1.
         rows = order.flip(-1).unsqueeze(-1).expand(-1, -1, size)
-        reversed_ = matrix.gather(1, rows).gather(2, rows.transpose(1, 2))
         while True:
-            lower, info = torch.linalg.cholesky_ex(reversed_ + added.view(-1, 1, 1) * identity)
+            lower, info = torch.linalg.cholesky_ex(matrix.gather(1, rows).gather(2, rows.mT))
             if not bool(info.any()):
                 break
-            added = torch.where(info > 0, added * 10, added)
-        damped = matrix + added.view(-1, 1, 1) * identity
-        upper = torch.linalg.solve_triangular(lower.flip(1, 2), identity.expand(groups, -1, -1), upper=True)
+            added = torch.where(info > 0, (added * 10).clamp(min=LEAST_DAMPING), added)
+            matrix.diagonal(dim1=1, dim2=2).copy_(plain + added.unsqueeze(-1))
+        identity = torch.eye(size, dtype=matrix.dtype).expand(groups, -1, -1)
+        upper = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
         diagonal = upper.diagonal(dim1=1, dim2=2)
         return cls(
-            matrix=damped.float(),
-            diagonal=damped.diagonal(dim1=1, dim2=2).float().contiguous(),
+            matrix=matrix.float(),
+            diagonal=matrix.diagonal(dim1=1, dim2=2).float().contiguous(),
             order=order,
             feedback=(upper / diagonal.unsqueeze(-1)).float(),
             price=(1 / diagonal.square()).float(),

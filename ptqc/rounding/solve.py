@@ -15,6 +15,7 @@ from ptqc.rounding.block_scales import nearest_blocks, round_blocks
 from ptqc.rounding.channel_scales import covering_scale, least_squares_scale, round_uniform
 from ptqc.rounding.codebook import nearest_codebook, round_codebook
 from ptqc.rounding.error_feedback import QuadraticForm
+from ptqc.rounding.layer import FEW_POSITIONS, TO_NEAREST
 from ptqc.rounding.levels import Levels
 from ptqc.rounding.moments import Moments
 from ptqc.rounding.problem import FAST, GPTQ, SECOND_ORDER, Problem, Rounded, Settings, spread
@@ -27,6 +28,7 @@ LEAST_RIDGE = 0.1  # of the mean diagonal
 RIDGE_BY_RANK = 10.0  # times inputs / samples: fewer samples say less about the target
 DAMPING_BY_RANK = 0.3  # times inputs / samples, likewise for the form: measured on the classifiers of two networks
 LARGE = 200_000  # weights of a layer from which 8 bits are rounded in the cheap way
+RESOLUTION = 1e-5  # of second moments
 DB_PER_BIT = 6.02  # that one more bit for each weight gains
 MARGIN_DB = 0.25  # that a format must gain over the first
 
@@ -101,12 +103,16 @@ def solve(
         entry_bits: of the codes in codebooks.
     """
     weights, bias = weights.double(), bias.double()
-    judge = _Judge(bias, moments, held, free_bias)
-    inner, cross = moments.centred() if free_bias else moments.without(bias)
-    finite = all(bool(part.isfinite().all()) for part in (inner, cross, moments.t, moments.tt))
-    if not finite:
-        inner = torch.eye(weights.shape[-1], dtype=torch.float64).expand(len(weights), -1, -1)
-    target = _corrected(weights, inner, cross, settings.ridges, judge) if finite else weights
+    judge = _Judge(bias, moments, held if held is not None and _is_finite(held) else None, free_bias)
+    finite = _is_finite(moments)
+    if finite:
+        inner, cross = moments.centred() if free_bias else moments.without(bias)
+        # The accumulated products are in float32: of a constant input no more than this is known of its variance.
+        unknown = RESOLUTION * moments.xx.diagonal(dim1=1, dim2=2)
+        inner = inner + torch.diag_embed(unknown)
+        target = _corrected(weights, inner, cross + weights * unknown.unsqueeze(1), settings.ridges, judge)
+    else:
+        inner, target = torch.eye(weights.shape[-1], dtype=torch.float64).repeat(len(weights), 1, 1), weights
     problem = Problem(
         weights.float(),
         target.float(),
@@ -117,23 +123,28 @@ def solve(
     )
     if not finite:
         nearest = _nearest(problem, formats[0], formats)
-        return replace(_solution(nearest, bias), note="activations are not finite: weights are rounded to nearest")
+        return replace(_solution(nearest, bias), note=f"activations are not finite: {TO_NEAREST}")
     found = _best_for_its_bytes(_round(problem, formats))
     return _guarded(found, _nearest(problem, found.format, formats), judge)
 
 
+def _is_finite(moments: Moments) -> bool:
+    parts = (moments.xx, moments.tx, moments.x, moments.t, moments.tt)
+    return all(bool(part.isfinite().all()) for part in parts)
+
+
 def _corrected(weights: Tensor, inner: Tensor, cross: Tensor, ridges: Sequence[float], judge: _Judge) -> Tensor:
     """Weights float64 [G, O, K] that do best with the inputs of the quantized stream, by ridge regression."""
-    size = inner.shape[-1]
-    mean = inner.diagonal(dim1=1, dim2=2).mean(-1).view(-1, 1, 1)
+    mean = inner.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    least = max(LEAST_RIDGE, RIDGE_BY_RANK * size / max(judge.moments.count, 1)) * mean
-    identity = torch.eye(size, dtype=inner.dtype)
+    least = max(LEAST_RIDGE, RIDGE_BY_RANK * inner.shape[-1] / max(judge.moments.count, 1)) * mean
     best, chosen = inf, weights
     for ridge in ridges:
         tried = weights
         if ridge < inf:
-            lower, info = torch.linalg.cholesky_ex(inner + ridge * least * identity)
+            damped = inner.clone()
+            damped.diagonal(dim1=1, dim2=2).add_(ridge * least)
+            lower, info = torch.linalg.cholesky_ex(damped)
             if bool(info.any()):
                 continue
             tried = weights + torch.cholesky_solve((cross - weights @ inner).transpose(1, 2), lower).transpose(1, 2)
@@ -217,9 +228,9 @@ def _guarded(found: Rounded, nearest: Rounded, judge: _Judge) -> Solution:
     notes = []
     size, count = found.codes.shape[-1], judge.moments.count
     if count < size:
-        notes.append(f"{count} positions of calibration data for {size} inputs")
+        notes.append(f"{count} {FEW_POSITIONS} for {size} inputs")
     if chosen is nearest:
-        notes.append("rounded to nearest, which does better on held-back samples")
+        notes.append(f"{TO_NEAREST}, which does better on held-back samples")
     solution = replace(_solution(chosen, judge.best_bias(_weights(chosen))), note="; ".join(notes))
     if judge.held is None:
         return solution

@@ -263,6 +263,28 @@ def test_odd_data_gives_finite_integers(chosen):
     assert "not finite" in found.note
 
 
+@pytest.mark.parametrize("free_bias", [True, False])
+def test_held_back_samples_that_are_not_finite_count_as_none(free_bias):
+    weights, bias, moments, held = layer()
+    broken = Moments(held.count, held.xx, held.tx, held.x, held.t, held.tt * float("inf"))
+    found = solve(weights, bias, moments, broken, [WeightFormat(4)], free_bias=free_bias)
+    assert found.error is None and found.nearest_error is None
+    expected = solve(weights, bias, moments, None, [WeightFormat(4)], free_bias=free_bias)
+    assert torch.equal(found.codes, expected.codes)
+
+
+def test_what_rounding_errors_of_the_moments_say_of_constant_inputs_is_not_believed():
+    # Their covariance is what cancellation leaves: a target fitted to it would be anything.
+    weights, bias, _, _ = layer(inputs=12)
+    x = torch.full((1, 5000, 12), 3.0)
+    t = (x.double() @ weights.mT + bias.unsqueeze(1)).float()
+    exact = moments_of(x.double(), t.double())
+    noise = 1e-7 * torch.randn(1, 6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rough = Moments(exact.count, exact.xx, exact.tx * (1 + noise), exact.x, exact.t, exact.tt)
+    found = solve(weights, bias, rough, None, [WeightFormat(8)], free_bias=True)
+    assert (values(found) - weights).abs().max() < 0.2 * weights.abs().max()
+
+
 def test_single_inputs_and_many_groups():
     weights, bias, moments, held = layer(groups=5, outputs=1, inputs=1)
     found = solve(weights, bias, moments, held, [WeightFormat(8)], free_bias=True)
