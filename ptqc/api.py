@@ -129,6 +129,7 @@ def quantize(
         seconds=watch.seconds,
         estimation=estimation,
         notes=found.notes,
+        rounding=compiled.rounding,
     )
     return Result(compiled.model, compiled.plan, measure(run, shown), loaded.files)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ptqc.core.plan import FASTER_IN_FLOAT
-from ptqc.report.report import Report
+from ptqc.report.report import LayerInfo, Report
 from ptqc.report.summary import SHARE_METRICS, count_text, difference_text, printable, short_name
+from ptqc.rounding.layer import FEW_POSITIONS, TO_NEAREST
 
 FAITHFUL_DB = 15.0  # below it, predictions usually change
 POOR_ACCURACY = 0.2  # few would quantize such a model
@@ -61,14 +62,19 @@ def _size(report: Report) -> Iterator[str]:
 
 
 def _rounding(report: Report) -> Iterator[str]:
-    """What rounding had to do otherwise than usual: one sentence for each kind, with the layers."""
-    layers: dict[str, list[str]] = {}
-    for row in report.layers:
-        if row.note:
-            layers.setdefault(row.note, []).append(short_name(row.name))
-    for note, names in layers.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        yield f"{printable(note, 300)} ({', '.join(names[:NAMED])}{more})."
+    """Weights of few bits that could not be rounded as asked, or on too few samples."""
+    narrow = [row for row in report.layers if row.stored_as not in ("", "int8", "int7")]
+    fallen = [row for row in narrow if TO_NEAREST in row.note]
+    if fallen:
+        yield f"weights {TO_NEAREST}, as the layers say why: {_named(fallen)}."
+    few = [row for row in narrow if FEW_POSITIONS in row.note]
+    if few:
+        yield f"few calibration samples for the width of some layers: {_named(few)}. More --samples would help."
+
+
+def _named(rows: list[LayerInfo]) -> str:
+    names = ", ".join(short_name(row.name) for row in rows[:NAMED])
+    return names + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
 
 def _fidelity(report: Report) -> Iterator[str]:

@@ -115,7 +115,8 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
         names = (short_name(layer.name, NAME_WIDTH), printable(layer.op, 30), printable(layer.precision, 20))
         stored = (printable(layer.stored_as, 24), rounding_text(layer)) if narrow else ()
         figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
-        why = printable(layer.reason, 120) if everything or layer.precision == "float" else ""
+        reason = layer.reason if everything or layer.precision == "float" else ""
+        why = printable("; ".join(part for part in (reason, layer.note if everything else "") if part), 200)
         table.add_row(str(number), *names, *stored, *figure_cells, why)
     return table
 

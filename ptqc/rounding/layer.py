@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from ptqc.core.types import Array, QuantParams, WeightFormat
 
+# Words in the notes of rounded layers, by which reports know them.
+TO_NEAREST = "rounded to nearest"
+FEW_POSITIONS = "positions of calibration data"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRequest:

@@ -342,12 +342,13 @@ def test_texts_for_people():
 
 
 def narrow_report() -> Report:
-    note = "rounding to nearest was better on held-back samples"
+    note = "40 positions of calibration data for 64 inputs; rounded to nearest, which does better on held-back samples"
     layers = (
         LayerInfo("a", "Conv", "w4a8", stored_as="codebook4/channel", rounding_error=0.004, nearest_error=0.02),
         LayerInfo("b", "Conv", "w4a8", stored_as="int4", rounding_error=0.02, nearest_error=0.02, note=note),
         LayerInfo("c", "Conv", "w4a8", stored_as="int4", note=note),
-        LayerInfo("d", "Gemm", "w8a8", stored_as="int8"),
+        LayerInfo("d", "Gemm", "w8a8", stored_as="int8", note=note),
+        LayerInfo("e", "Conv", "w4a8", stored_as="int4", note="an earlier node has rounded its weights"),
     )
     return replace(full_report(), layers=layers, weights=WeightsInfo({"int4": 2, "codebook4/channel": 1}, 520, 1000))
 
@@ -373,5 +374,9 @@ def test_nothing_is_said_of_formats_where_all_are_int8():
 
 
 def test_layers_that_fell_back_are_a_warning():
-    warnings = with_advice(narrow_report()).warnings
-    assert "rounding to nearest was better on held-back samples (b, c)." in warnings
+    report = with_advice(narrow_report())
+    assert "weights rounded to nearest, as the layers say why: b, c." in report.warnings
+    assert any(sentence.startswith("few calibration samples for the width of some") for sentence in report.warnings)
+    assert not any("earlier node" in sentence for sentence in report.warnings)
+    for text in (rendered(report), to_html(report)):
+        assert "an earlier node" in text
