@@ -54,9 +54,9 @@ class _Sums:
         self.count += x.shape[1]
         self.xx += x.mT @ x
         self.tx += t.mT @ x
-        self.x += x.sum(1, dtype=torch.float64)
-        self.t += t.sum(1, dtype=torch.float64)
-        self.tt += t.square().sum(1, dtype=torch.float64)
+        self.x += x.sum(1)
+        self.t += t.sum(1)
+        self.tt += t.square().sum(1)
 
     def moments(self, order: Tensor) -> Moments | None:
         """The means, inputs brought into ``order``; None without positions."""

@@ -25,7 +25,7 @@ from ptqc.rounding.layer import LayerRequest, RoundedLayer, Rounding
 from ptqc.rounding.matrices import is_matrix, to_matrix
 from ptqc.rounding.moments import Moments
 from ptqc.rounding.nearest import bias_codes, round_to_nearest
-from ptqc.rounding.operands import Operands, operands_of
+from ptqc.rounding.operands import operands_of
 from ptqc.rounding.problem import Settings
 from ptqc.rounding.scales import least_scales
 from ptqc.rounding.solve import solve
@@ -127,7 +127,7 @@ class _Walk:
             if self.checkpoint:
                 self.checkpoint.store(name, layer)
         if self.streams is not None:
-            _set(self.streams.quantized, parts, self.done[name], shared is None)
+            set_layer(self.streams.quantized, parts, self.done[name], shared is None)
 
     def _first_with(self, name: str) -> RoundedLayer | None:
         """The finished layer of an earlier node with the same weights."""
@@ -172,13 +172,13 @@ class _Walk:
     def _moments(self, parts: Linear, shape: tuple[int, int, int]) -> tuple[Moments | None, Moments | None]:
         """Of the samples to fit, and of those held back."""
         assert self.streams is not None
-        steps = self.streams.quantized.steps
-        position = next((index for index, step in enumerate(steps) if step.node is parts.node), None)
-        if position is None:  # no output needs it
+        streams = self.streams
+        if not streams.reaches(parts.node):
             return None, None
-        operands: Operands = operands_of(steps[position], parts, self.streams.quantized)
+        later = {other.node for name, other in self.linear.items() if name not in self.done}
+        operands = operands_of(parts, (streams.reference, streams.quantized), later)
         taps = int(np.prod(parts.weight_array.shape[2:], dtype=np.int64)) if parts.node.op_type == "Conv" else 1
-        sums = Accumulator(shape, taps, sum(map(len, self.held)), (self.seed, position))
+        sums = Accumulator(shape, taps, sum(map(len, self.held)), (self.seed, self.nodes.index(parts.node.name or "")))
         for pair in self.streams.to(parts.node):
             held = self.held[pair.index]
             sums.add(*operands.read(pair, len(held)), held)
@@ -198,7 +198,7 @@ def _requested(model: ir.Model, requests: Mapping[str, LayerRequest]) -> dict[st
     return found
 
 
-def _set(executor: QuantizedExecutor, parts: Linear, layer: RoundedLayer, first: bool) -> None:
+def set_layer(executor: QuantizedExecutor, parts: Linear, layer: RoundedLayer, first: bool) -> None:
     """Lets ``executor`` compute with a finished layer, as the lowered graph will."""
     weight, bias = parts.weight.name or "", layer.bias
     if first:

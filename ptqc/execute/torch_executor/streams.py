@@ -74,31 +74,38 @@ class Streams:
         """What waiting tensors take there."""
         return self._storage.used
 
-    def to(self, node: ir.Node) -> Iterator[Pair]:
+    def reaches(self, node: ir.Node) -> bool:
+        """Whether :meth:`to` goes to ``node``: not where no output needs it, or the streams are beyond it."""
+        return self._positions.get(node, -1) >= self._behind
+
+    def to(self, node: ir.Node, ahead: bool = True) -> Iterator[Pair]:
         """Every batch at ``node``, which must come after the node of the last call; exhaust it before the next call.
 
         Between calls the caller may change what the quantized stream goes on with, by ``set_codes``, ``set_constant``
         or the values of a constant's quantizer: the node of the last call runs with it.
 
+        Args:
+            ahead: the float stream has run ``node``; otherwise neither has.
+
         Raises:
             ValueError: the streams are beyond ``node``, or the outputs do not need it.
             DataError: a step does not run on these feeds.
         """
-        place = self._positions.get(node, -1)
-        if place < self._behind:
+        if not self.reaches(node):
             raise ValueError(f"the streams do not come to {node.name!r} any more")
+        place = self._positions[node]
         for index in range(len(self._held)):
-            yield from self._batch_at(place, index)
-        self._behind, self._before = place + 1, place
+            yield from self._batch_at(place, index, place + ahead)
+        self._behind, self._before = place + ahead, place
 
-    def _batch_at(self, place: int, index: int) -> Iterator[Pair]:
+    def _batch_at(self, place: int, index: int, behind: int) -> Iterator[Pair]:
         packed = self._held[index]
         exact, rounded = (
             {name: self._storage.get(value) for name, value in one.items()} for one in (packed[0], packed[1])
         )
         before = dict(exact), dict(rounded)
         pair = Pair(index, {**_constants(self.reference), **exact}, {**_constants(self.quantized), **rounded})
-        for step in self.reference.steps[self._behind : place + 1]:
+        for step in self.reference.steps[self._behind : behind]:
             self.reference.advance(step, pair.reference)
         for step in self.quantized.steps[self._before : place]:
             self.quantized.advance(step, pair.quantized)
