@@ -125,3 +125,39 @@ def test_force_is_never_set_by_a_file(refused):
 def test_missing_file(tmp_path):
     with pytest.raises(OptionError, match="No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def test_options_of_rounding_are_read_and_checked(tmp_path, refused):
+    file = tmp_path / "options.toml"
+    file.write_text(
+        'rounding = "gptq"\neffort = "best"\nweight_format = "uniform"\nblock-size = 64\npacking = "plain"\n'
+    )
+    assert load_config(file) == {
+        "rounding": "gptq",
+        "effort": "best",
+        "weight_format": "uniform",
+        "block_size": 64,
+        "packing": "plain",
+    }
+    for line in ('rounding = "best"', 'effort = "slow"', 'weight-format = "int4"', "block-size = 0", "packing = true"):
+        assert "does not fit the option" in refused(line)
+
+
+def test_every_choice_of_the_options_is_on_the_command_line_and_in_files(tmp_path):
+    """Words stand in three places, as commands must not import what they only name."""
+    from typing import get_args, get_type_hints
+
+    import click
+
+    from ptqc.cli.quantize import command
+    from ptqc.core.options import QuantizeOptions
+
+    hints = get_type_hints(QuantizeOptions)
+    file = tmp_path / "options.toml"
+    for name in ("rounding", "effort", "weight_format", "packing"):
+        (option,) = [param for param in command.params if param.name == name]
+        assert isinstance(option, click.Option)
+        assert option.type.words == get_args(hints[name])
+        for word in option.type.words:
+            file.write_text(f'{name} = "{word}"')
+            assert load_config(file) == {name: word}

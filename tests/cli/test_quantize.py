@@ -70,6 +70,19 @@ def net(tmp_path):
     return path
 
 
+def test_options_of_rounding_reach_the_pipeline(ptqc, calls, net):
+    given = ("--rounding", "gptq", "--effort", "fast", "--weight-format", "codebook", "--block-size", 64)
+    result = ptqc("quantize", net, "--target", "int4", *given, "--packing", "plain", "--precision", "w3a8")
+    assert result.exit_code == 0, result.stderr
+    (_, target, _, options), output = calls[0], net.with_name("net.int4.onnx")
+    assert target == "int4" and output.exists()
+    assert (options.rounding, options.effort, options.weight_format) == ("gptq", "fast", "codebook")
+    assert (options.block_size, options.packing) == (64, "plain")
+    assert [(pattern, str(precision)) for pattern, precision in options.precision] == [("*", "w3a8")]
+    refused = ptqc("quantize", net, "--rounding", "gtpq")
+    assert refused.exit_code == 2 and "did you mean 'gptq'?" in refused.stderr
+
+
 def test_writes_the_model_beside_the_input_and_shows_the_report(ptqc, calls, net):
     result = ptqc("quantize", net)
     assert result.exit_code == 0, result.stderr
