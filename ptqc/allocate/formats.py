@@ -18,6 +18,7 @@ from ptqc.rounding.layer import LayerRequest
 from ptqc.targets.target import Target
 
 CODEBOOK_BITS = 4  # the decoder of codebooks has 16 entries
+MOST_ODD_BITS = 3  # of blocks where levels without zero can pay
 LEAST_SUMMED = 100  # weights of an output channel below which 16 bytes more for each channel cannot pay
 LEAST_BLOCK = 16
 
@@ -93,7 +94,11 @@ def _has_codes(node: ir.Node, placement: Placement) -> bool:
 
 def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:
     if form in WEIGHT_ONLY:
-        return (WeightFormat(bits, block=options.block_size if node.op_type in ("Gemm", "MatMul") else None),)
+        block = options.block_size if node.op_type in ("Gemm", "MatMul") else None
+        uniform = WeightFormat(bits, block=block)
+        if block is None or bits > MOST_ODD_BITS or options.weight_format == "uniform":
+            return (uniform,)
+        return uniform, WeightFormat(bits, "tensor", block)
     uniform = WeightFormat(bits)
     if bits != CODEBOOK_BITS or options.weight_format == "uniform":
         return (uniform,)

@@ -122,7 +122,7 @@ class QuantParams:
     def _checked_codebook(self, scale: Array) -> Array:
         codebook = np.array(self.codebook, np.int8)
         channels = () if codebook.ndim == 1 else scale.shape
-        if self.block is not None or codebook.ndim not in (1, 2) or codebook.shape[:-1] != channels:
+        if codebook.ndim not in (1, 2) or codebook.shape[:-1] != channels or (codebook.ndim == 2 and self.block):
             raise ValueError(f"a codebook of shape {codebook.shape} does not fit a scale of shape {scale.shape}")
         if (np.diff(codebook.astype(np.int64), axis=-1) < 0).any() or (codebook < self.qmin).any():
             raise ValueError("the codes of a codebook must ascend and be those of the type")

@@ -1,4 +1,4 @@
-"""Uniform weights of which each block of inputs has a scale of its own."""
+"""Weights of which each block of inputs has a scale of its own, in all codes or, with a codebook, in odd ones."""
 
 import torch
 
@@ -18,12 +18,12 @@ def round_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
     Scales by the error of nearest rounding weighted with the diagonal of the form, then error feedback with these
     scales, coordinate descent, and scales refitted one after the other, kept for each output where the form falls.
     """
-    levels, settings, size = Levels.uniform(weight_format.bits), problem.settings, problem.target.shape[-1]
+    levels, settings, size = _levels(weight_format), problem.settings, problem.target.shape[-1]
     weights = None if settings.scales == 1 else problem.form.diagonal
     scale = problem.admissible(block_scale(problem.target, levels, weight_format, weights))
     steps = spread(scale, weight_format.block, size)
     codes, cost = round_with_feedback(problem.target, steps, levels, problem.form)
-    found = Rounded(weight_format, codes, scale, cost)
+    found = Rounded(weight_format, codes, scale, cost, levels.entries)
     if settings.changes == 0:
         return found
     found = _descended(problem, levels, found, scale)
@@ -34,10 +34,14 @@ def round_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
 
 def nearest_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
     """The node's own weights rounded to nearest with the scales of the least squared error."""
-    levels, size = Levels.uniform(weight_format.bits), problem.weights.shape[-1]
+    levels, size = _levels(weight_format), problem.weights.shape[-1]
     scale = problem.admissible(block_scale(problem.weights, levels, weight_format, None))
     codes = levels.nearest(problem.weights / spread(scale, weight_format.block, size))
-    return Rounded(weight_format, codes, scale, torch.zeros(scale.shape[:2]))
+    return Rounded(weight_format, codes, scale, torch.zeros(scale.shape[:2]), levels.entries)
+
+
+def _levels(weight_format: WeightFormat) -> Levels:
+    return Levels.uniform(weight_format.bits) if weight_format.codebook == "none" else Levels.odd(weight_format.bits)
 
 
 def block_scale(weights: Tensor, levels: Levels, weight_format: WeightFormat, importance: Tensor | None) -> Tensor:
@@ -54,7 +58,7 @@ def block_scale(weights: Tensor, levels: Levels, weight_format: WeightFormat, im
 def _descended(problem: Problem, levels: Levels, found: Rounded, scale: Tensor) -> Rounded:
     steps = spread(scale, found.format.block, problem.target.shape[-1])
     codes = descend(found.codes, problem.target, steps, levels, problem.form, problem.settings.changes)
-    return Rounded(found.format, codes, scale, problem.form.cost(codes * steps - problem.target))
+    return Rounded(found.format, codes, scale, problem.form.cost(codes * steps - problem.target), found.entries)
 
 
 def _refitted(problem: Problem, found: Rounded) -> Tensor:

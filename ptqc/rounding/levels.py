@@ -26,6 +26,12 @@ class Levels:
         high = (1 << (bits - 1)) - 1
         return cls(-high if bits >= 7 else -high - 1, high)
 
+    @classmethod
+    def odd(cls, bits: int) -> "Levels":
+        """As many codes, alike on both sides of zero: the odd numbers. With few bits, zero is worth less than that."""
+        high = (1 << bits) - 1
+        return cls(-high, high, torch.arange(-high, high + 1, 2, dtype=torch.float32))
+
     def nearest(self, ratio: Tensor) -> Tensor:
         """The code nearest to each number of ``ratio`` [*rows, ...], in its type and shape.
 
