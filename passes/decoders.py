@@ -100,8 +100,9 @@ class Decoder:
         """The value that is ``scale * (codes - zero_point)`` in float32, bit for bit as ``dequantize`` has it."""
         value = self.codes(stem, codes, params, ir.DataType.FLOAT)
         if params.zero_point.any():
-            offset = params.zero_point.astype(np.float32)
-            value = self._node("Sub", stem, value, self._spread(f"{stem}_zero_point", offset, params, codes.shape))
+            stored = params.zero_point.astype(params.type.storage)
+            offset = self._spread(f"{stem}_zero_point", stored, params, codes.shape)
+            value = self._node("Sub", stem, value, self._cast(stem, offset, ir.DataType.FLOAT))
         return self._node("Mul", stem, value, self._spread(f"{stem}_scale", params.scale, params, codes.shape))
 
     def dequantized(self, stem: str, codes: Array, params: QuantParams) -> ir.Value:

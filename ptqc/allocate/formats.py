@@ -95,7 +95,7 @@ def _has_codes(node: ir.Node, placement: Placement) -> bool:
 def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:
     if form in WEIGHT_ONLY:
         block = options.block_size if node.op_type in ("Gemm", "MatMul") else None
-        uniform = WeightFormat(bits, block=block)
+        uniform = WeightFormat(bits, block=block, zero_points=block is not None and MOST_ODD_BITS < bits < 8)
         if block is None or bits > MOST_ODD_BITS or options.weight_format == "uniform":
             return (uniform,)
         return uniform, WeightFormat(bits, "tensor", block)

@@ -68,15 +68,17 @@ class WeightFormat:
         codebook: with ``tensor`` or ``channel`` the stored numbers are indices into 2**bits int8 codes, common to the
             tensor or of each output channel; with ``none`` they are the codes.
         block: so many weights along the summed axis share a scale; None: all of an output channel.
+        zero_points: each block has one of its own.
     """
 
     bits: int = 8
     codebook: CodebookKind = "none"
     block: int | None = None
+    zero_points: bool = False
 
     def __str__(self) -> str:
         names = {"none": f"int{self.bits}", "tensor": f"codebook{self.bits}", "channel": f"codebook{self.bits}/channel"}
-        return names[self.codebook] + (f"/{self.block}" if self.block else "")
+        return names[self.codebook] + (f"/{self.block}" if self.block else "") + ("z" if self.zero_points else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

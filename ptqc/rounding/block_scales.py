@@ -11,6 +11,8 @@ from ptqc.rounding.problem import Problem, Rounded, better, spread
 
 Tensor = torch.Tensor
 
+ZERO_POINT_FRACTIONS = 23  # candidates for the range of a block
+
 
 def round_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
     """The weights of ``problem`` with a scale for each block of inputs of an output.
@@ -20,10 +22,10 @@ def round_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
     """
     levels, settings, size = _levels(weight_format), problem.settings, problem.target.shape[-1]
     weights = None if settings.scales == 1 else problem.form.diagonal
-    scale = problem.admissible(block_scale(problem.target, levels, weight_format, weights))
-    steps = spread(scale, weight_format.block, size)
-    codes, cost = round_with_feedback(problem.target, steps, levels, problem.form)
-    found = Rounded(weight_format, codes, scale, cost, levels.entries)
+    scale, point = _searched(problem, problem.target, levels, weight_format, weights)
+    steps, offset = spread(scale, weight_format.block, size), _offset(point, weight_format, size)
+    codes, cost = round_with_feedback(problem.target + steps * offset, steps, levels, problem.form)
+    found = Rounded(weight_format, codes - offset, scale, cost, levels.entries, point)
     if settings.changes == 0:
         return found
     found = _descended(problem, levels, found, scale)
@@ -35,30 +37,73 @@ def round_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
 def nearest_blocks(problem: Problem, weight_format: WeightFormat) -> Rounded:
     """The node's own weights rounded to nearest with the scales of the least squared error."""
     levels, size = _levels(weight_format), problem.weights.shape[-1]
-    scale = problem.admissible(block_scale(problem.weights, levels, weight_format, None))
-    codes = levels.nearest(problem.weights / spread(scale, weight_format.block, size))
-    return Rounded(weight_format, codes, scale, torch.zeros(scale.shape[:2]), levels.entries)
+    scale, point = _searched(problem, problem.weights, levels, weight_format, None)
+    offset = _offset(point, weight_format, size)
+    codes = levels.nearest(problem.weights / spread(scale, weight_format.block, size) + offset) - offset
+    return Rounded(weight_format, codes, scale, torch.zeros(scale.shape[:2]), levels.entries, point)
 
 
 def _levels(weight_format: WeightFormat) -> Levels:
     return Levels.uniform(weight_format.bits) if weight_format.codebook == "none" else Levels.odd(weight_format.bits)
 
 
-def block_scale(weights: Tensor, levels: Levels, weight_format: WeightFormat, importance: Tensor | None) -> Tensor:
-    """Scales [G, O, B] of the least squared error of nearest rounding; ``importance`` [G, K] of the inputs."""
+def _searched(
+    problem: Problem, weights: Tensor, levels: Levels, weight_format: WeightFormat, importance: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Scales [G, O, B] of the least squared error of nearest rounding, and zero points where the format has them.
+
+    Args:
+        importance: [G, K] of the inputs.
+    """
+    blocks, importance = _blocks(weights, weight_format, importance)
+    if not weight_format.zero_points:
+        return problem.admissible(least_squares_scale(blocks, levels, importance)), None
+    scale, point = least_squares_range(blocks, levels, importance)
+    return problem.admissible(scale), point
+
+
+def least_squares_range(blocks: Tensor, levels: Levels, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of a grid of narrowed ranges of ``blocks`` [..., K] the scale and zero point [...] whose codes are nearest."""
+    low, high = blocks.amin(-1).clamp(max=0.0), blocks.amax(-1).clamp(min=0.0)
+    base = (high - low) / (levels.high - levels.low)
+    base = torch.where(base > 0, base, torch.ones_like(base))
+    best, scale, point = torch.full_like(base, torch.inf), base, torch.zeros_like(base)
+    for fraction in torch.linspace(1.05, 0.5, ZERO_POINT_FRACTIONS).tolist():
+        tried = base * fraction
+        middle = (levels.high + levels.low) / 2 - (high + low) / 2 / tried  # narrowed alike at both ends
+        shift = torch.round(middle).clamp_(levels.low, levels.high).unsqueeze(-1)
+        step = tried.unsqueeze(-1)
+        squares = torch.square((levels.nearest(blocks / step + shift) - shift) * step - blocks)
+        error = (squares if importance is None else squares * importance).sum(-1)
+        less = error < best
+        scale, point = torch.where(less, tried, scale), torch.where(less, shift.squeeze(-1), point)
+        best = torch.minimum(error, best)
+    return scale, point
+
+
+def _offset(point: Tensor | None, weight_format: WeightFormat, size: int) -> Tensor:
+    """The zero point of every weight [G, O, K]; zero where there is none."""
+    return torch.zeros(()) if point is None else spread(point, weight_format.block, size)
+
+
+def _blocks(weights: Tensor, weight_format: WeightFormat, importance: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """``weights`` [G, O, B, block], with zeros behind the last; ``importance`` so that it broadcasts with them."""
     block, size = weight_format.block, weights.shape[-1]
     assert block is not None
     missing = -size % block
     blocks = torch.nn.functional.pad(weights, (0, missing)).view(*weights.shape[:2], -1, block)
     if importance is not None:
         importance = torch.nn.functional.pad(importance, (0, missing)).view(len(importance), 1, -1, block)
-    return least_squares_scale(blocks, levels, importance)
+    return blocks, importance
 
 
 def _descended(problem: Problem, levels: Levels, found: Rounded, scale: Tensor) -> Rounded:
-    steps = spread(scale, found.format.block, problem.target.shape[-1])
-    codes = descend(found.codes, problem.target, steps, levels, problem.form, problem.settings.changes)
-    return Rounded(found.format, codes, scale, problem.form.cost(codes * steps - problem.target), found.entries)
+    size, settings = problem.target.shape[-1], problem.settings
+    steps, offset = spread(scale, found.format.block, size), _offset(found.zero_point, found.format, size)
+    moved = problem.target + steps * offset
+    codes = descend(found.codes + offset, moved, steps, levels, problem.form, settings.changes)
+    cost = problem.form.cost(codes * steps - moved)
+    return Rounded(found.format, codes - offset, scale, cost, found.entries, found.zero_point)
 
 
 def _refitted(problem: Problem, found: Rounded) -> Tensor:

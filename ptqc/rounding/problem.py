@@ -74,7 +74,7 @@ class Rounded:
 
     Attributes:
         format: of the weights.
-        codes: whole float32 [G, O, K].
+        codes: whole float32 [G, O, K]; where there are zero points, their distances from these.
         scale: float32 [G, O], or of blocks [G, O, B].
         cost: [G, O], the form of their errors.
         entries: of codebooks, float32 [L] or [G, O, L], ascending; None without.
@@ -85,6 +85,7 @@ class Rounded:
     scale: Tensor
     cost: Tensor
     entries: Tensor | None = None
+    zero_point: Tensor | None = None  # whole float32 [G, O, B]
 
 
 def spread(scale: Tensor, block: int | None, size: int) -> Tensor:
@@ -105,4 +106,5 @@ def better(found: Rounded, other: Rounded) -> Rounded:
         torch.where(less if found.scale.dim() == 2 else row, other.scale, found.scale),
         torch.where(less, other.cost, found.cost),
         entries,
+        found.zero_point,
     )

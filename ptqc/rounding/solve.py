@@ -39,7 +39,7 @@ class Solution:
 
     Attributes:
         format: of the admissible ones.
-        codes: int8 [G, O, K].
+        codes: int8 [G, O, K]; where there are zero points, their distances from these.
         scale: float32 [G, O], or of blocks [G, O, B].
         codebook: int8 [L] or [G, O, L], ascending; None without.
         bias: float64 [G, O].
@@ -56,6 +56,7 @@ class Solution:
     error: float | None = None
     nearest_error: float | None = None
     note: str = ""
+    zero_point: Tensor | None = None  # int8 [G, O, B]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +219,8 @@ def _weights(found: Rounded) -> Tensor:
 
 def _solution(found: Rounded, bias: Tensor) -> Solution:
     entries = None if found.entries is None else found.entries.to(torch.int8)
-    return Solution(found.format, found.codes.to(torch.int8), found.scale, entries, bias)
+    zero_point = None if found.zero_point is None else found.zero_point.to(torch.int8)
+    return Solution(found.format, found.codes.to(torch.int8), found.scale, entries, bias, zero_point=zero_point)
 
 
 def _guarded(found: Rounded, nearest: Rounded, judge: _Judge) -> Solution:

@@ -8,12 +8,13 @@ import torch
 
 from ptqc.core.arithmetic import dequantize, quantize
 from ptqc.core.plan import QuantPlan
-from ptqc.core.types import QuantParams, QuantType, WeightFormat
+from ptqc.core.types import Array, QuantParams, QuantType, WeightFormat
 from ptqc.graph.linear import Linear
 from ptqc.rounding.layer import LayerRequest, RoundedLayer
 from ptqc.rounding.matrices import array_to_matrix, from_matrix
 from ptqc.rounding.moments import Moments
 from ptqc.rounding.nearest import nearest_layers
+from ptqc.rounding.problem import spread
 from ptqc.rounding.rows import NARROW_FROM
 from ptqc.rounding.solve import Solution
 
@@ -24,7 +25,7 @@ def solved_layer(parts: Linear, solution: Solution, free_bias: bool) -> RoundedL
     """The node's integers; ``free_bias``: its bias is that of the solution."""
     return RoundedLayer(
         params=_params(parts, solution),
-        codes=from_matrix(solution.codes.numpy(), parts),
+        codes=from_matrix(_codes(solution).numpy(), parts),
         bias=solution.bias.reshape(-1).numpy().copy() if free_bias else None,
         error=solution.error,
         nearest_error=solution.nearest_error,
@@ -32,11 +33,22 @@ def solved_layer(parts: Linear, solution: Solution, free_bias: bool) -> RoundedL
     )
 
 
+def _codes(solution: Solution) -> Tensor:
+    """int8 [G, O, K], counted from 0."""
+    if solution.zero_point is None:
+        return solution.codes
+    return solution.codes + spread(solution.zero_point, solution.format.block, solution.codes.shape[-1])
+
+
 def _params(parts: Linear, solution: Solution) -> QuantParams:
     form = solution.format
     scale, axis = solution.scale.float(), parts.axis
+    zeros: Array | None = None
     if form.block is not None:
         by_block = scale.reshape(-1, scale.shape[-1]).numpy()
+        if solution.zero_point is not None:
+            points = solution.zero_point.reshape(by_block.shape).numpy().astype(np.int64)
+            zeros = points if axis == 0 else points.T
         scales, axis = (by_block, 1) if axis == 0 else (by_block.T, 0)
     else:
         scales = scale.reshape(-1).numpy()
@@ -44,7 +56,7 @@ def _params(parts: Linear, solution: Solution) -> QuantParams:
     if codebook is not None and codebook.ndim > 1:
         codebook = codebook.reshape(-1, codebook.shape[-1])
     bits = form.bits if codebook is None else 8
-    zeros = np.zeros(scales.shape, np.int64)
+    zeros = np.zeros(scales.shape, np.int64) if zeros is None else zeros
     return QuantParams(QuantType(bits, True), scales, zeros, axis, bits >= NARROW_FROM, form.block, codebook)
 
 
