@@ -88,7 +88,7 @@ def test_demands(target, demands, expected):
 def test_weights_alone_have_blocks_and_only_depthwise_layers_more_bits():
     found = formats(demands=[("*", "w4a16")])
     assert found == {"first": "int4", "deep": "int8", "wide": "int4", "back": "int4", "last": "int4/32z"}
-    assert formats(demands=[("*", "w4a16")], block_size=128)["last"] == "int4/128"
+    assert formats(demands=[("*", "w4a16")], block_size=128)["last"] == "int4/128z"
 
 
 def test_layers_that_share_weights_get_the_most_bits_of_them():
