@@ -19,8 +19,9 @@ def stored_as(params: QuantParams) -> str:
 
 
 def stored_bytes(params: QuantParams, elements: int) -> int:
-    """Bytes of a tensor of so many elements: packed codes and codebooks; scales apart."""
-    return -(-elements * params.stored_bits // 8) + (0 if params.codebook is None else params.codebook.size)
+    """Bytes of a tensor of so many elements: packed codes (7-bit ones are bytes) and codebooks; scales apart."""
+    bits = 8 if params.stored_bits == 7 else params.stored_bits
+    return -(-elements * bits // 8) + (0 if params.codebook is None else params.codebook.size)
 
 
 def quantized_weights(node: ir.Node, plan: QuantPlan) -> tuple[QuantParams, Array] | None:

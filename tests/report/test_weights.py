@@ -21,6 +21,7 @@ def params(bits: int = 4, channels: int | None = 8, **more: object) -> QuantPara
     ("one", "name", "size"),
     [
         (params(8), "int8", 72),
+        (params(7), "int7", 72),
         (params(4), "int4", 36),
         (params(3), "int3", 27),
         (params(5), "int5", 45),
