@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ptqc.allocate.place import Placement
 from ptqc.allocate.positions import Positions, find_positions
-from ptqc.allocate.restrict import WITH_WEIGHTS, Restrictions
+from ptqc.allocate.restrict import Restrictions
 from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form, NodePlan, QuantPlan
@@ -87,9 +87,7 @@ def layer_requests(
 
 def _has_codes(node: ir.Node, placement: Placement) -> bool:
     form = placement.form(node)
-    if form in WEIGHT_ONLY:
-        return node.op_type in WITH_WEIGHTS
-    return form in (Form.KERNEL, Form.DYNAMIC) and linear_parts(node) is not None
+    return form in (Form.KERNEL, Form.DYNAMIC, *WEIGHT_ONLY) and linear_parts(node) is not None
 
 
 def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:

@@ -8,6 +8,7 @@ these conditions stays in float, and each removal may make others fail, so they 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ptqc.allocate.positions import find_positions
@@ -16,7 +17,7 @@ from ptqc.allocate.tables import table_nodes
 from ptqc.core.plan import Form, NodePlan
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice, Precision
 from ptqc.graph.linear import Linear, linear_parts
-from ptqc.graph.walk import constant_array, consumers, is_constant, single_consumer
+from ptqc.graph.walk import constant_array, consumers, is_constant, is_op, single_consumer
 from ptqc.targets.target import Role, Target
 
 MOVES = (Role.MOVE, Role.MOVE_CODES, Role.RESCALE)
@@ -25,6 +26,8 @@ NORMALISATIONS = ("LayerNormalization", "RMSNormalization", "ReduceMean", "Pow",
 
 # Worth their integer kernel even at the end of a network: they read far more than they write.
 POOLING = ("AveragePool", "GlobalAveragePool")
+
+NARROW_BITS = 4  # a target with weights of so many bits stores all that it can in few
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Placer:
             self.role[node], self.why[node] = (Role.FLOAT, forced) if forced else (role, why)
             if self.role[node] is Role.LINEAR:
                 self._admit_linear(node, restrictions.precision_of(node))
+            elif is_op(node, "ConvTranspose") and not restrictions.keep_float(node):
+                self._admit_transposed(node, target, restrictions.precision_of(node))
         self._refuse_shared_weights()
         self.dynamic = {node for node in self.linear if restrictions.dynamic(node)}
         self.narrow = _narrow_inputs(model, self.linear, restrictions)
@@ -74,6 +79,17 @@ class Placer:
             self.weight_only[node] = precision
         else:
             self.linear[node] = parts
+
+    def _admit_transposed(self, node: ir.Node, target: Target, demanded: Precision | None) -> None:
+        """A node without an integer kernel can have integer weights all the same: at 8 bits, as its rounding looks at
+        no data, wherever the target stores others in less."""
+        if demanded is None and min(target.weight_bits.values()) <= NARROW_BITS:
+            demanded = Precision(8, None)
+        weight = constant_array(node.inputs[1])
+        if demanded is None or demanded.weight_bits is None or demanded.activation_bits is not None:
+            return
+        if weight is not None and weight.dtype == np.float32 and is_activation(node.inputs[0]):
+            self.weight_only[node] = demanded
 
     def _refuse_shared_weights(self) -> None:
         """Leaves alone weights that somebody else reads in another form."""

@@ -46,6 +46,14 @@ def weight_params(parts: Linear, kind: QuantType, input_scale: float | None) -> 
     return symmetric_params(absmax, kind, parts.axis)
 
 
+def _transposed_params(weight: ir.Value, kind: QuantType) -> QuantParams:
+    """Of the weights of a ConvTranspose [I, O/groups, ...]: symmetric by output channel, common to the groups."""
+    array = constant_array(weight)
+    assert array is not None  # the placement chose it
+    others = tuple(axis for axis in range(array.ndim) if axis != 1)
+    return symmetric_params(np.abs(array).max(axis=others, initial=0.0), kind, 1)
+
+
 def make_plan(
     model: ir.Model,
     target: str,
@@ -74,6 +82,9 @@ def make_plan(
         elif parts is not None and form in WEIGHT_ONLY:
             bits = placement.nodes[node.name or ""].choice.precision.weight_bits or weights.bits
             tensors[parts.weight.name or ""] = weight_params(parts, QuantType(bits, signed=True), None)
+        elif form in WEIGHT_ONLY and node.inputs[1] is not None:
+            bits = placement.nodes[node.name or ""].choice.precision.weight_bits or weights.bits
+            tensors[node.inputs[1].name or ""] = _transposed_params(node.inputs[1], QuantType(bits, signed=True))
         elif form is Form.TABLE and node.inputs[0] is not None:
             tensors[node.inputs[0].name or ""] = table_params(node.inputs[0], placement.nodes[node.name or ""].choice)
         elif form is Form.KERNEL:

@@ -9,13 +9,16 @@ import torch
 from ptqc.allocate.place import place
 from ptqc.allocate.plan import make_plan
 from ptqc.allocate.restrict import Restrictions
-from ptqc.core.arithmetic import quantize
+from ptqc.api import quantize as quantize_model
+from ptqc.core.arithmetic import dequantize, quantize
+from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import Form
 from ptqc.core.types import INT8, Precision, QuantParams, QuantType
+from ptqc.execute.torch_executor.executor import TorchExecutor
 from ptqc.execute.torch_executor.quantized import QuantizedExecutor
 from ptqc.graph.walk import constant_array
 from ptqc.targets.registry import find_target
-from tests.allocate.networks import forms, network
+from tests.allocate.networks import forms, network, samples
 
 W4 = Restrictions(precisions=(("*", Precision(4, None)),))
 
@@ -84,3 +87,31 @@ def test_the_executor_decodes_weights(block: int | None) -> None:
     with torch.no_grad():
         for executor in (QuantizedExecutor(model, plan, {"w": codes}), QuantizedExecutor(model, plan)):
             np.testing.assert_allclose(executor({"x": x})["y"].numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+TRANSPOSED = """g (float[B, 8, 4, 4] x, float[8, 6, 2, 2] w1, float[4, 12, 1, 1] w2) => (float[B, 4, 8, 8] y) {
+    h = ConvTranspose <strides = [2, 2], group = 2> (x, w1)
+    y = Conv (h, w2)
+}"""
+
+
+def test_transposed_convolutions_have_integer_weights_where_every_byte_counts() -> None:
+    model = network(TRANSPOSED)
+    first, _ = place(model, find_target("int8"), Restrictions()).nodes.values()
+    assert first.form is Form.FLOAT
+    result = quantize_model(model, "int4", samples(model), options=QuantizeOptions(no_measure=True))
+    forms = {name: (node.form, str(node.choice)) for name, node in result.plan.nodes.items()}
+    assert next(iter(forms.values())) == (Form.WEIGHT, "w8a16")
+    params = result.plan.tensors["w1"]
+    assert params.scale.shape == (6,) and params.axis == 1
+    weights = constant_array(network(TRANSPOSED).graph.initializers["w1"])
+    assert weights is not None
+    codes = quantize(weights, params)
+    feeds = samples(model, 1)[0]
+    executor = QuantizedExecutor(
+        network(TRANSPOSED), replace(result.plan, tensors={"w1": params}), {"w1": codes}, ["h"]
+    )
+    exact = TorchExecutor(network(TRANSPOSED), ["h"])
+    exact.set_constant("w1", torch.from_numpy(dequantize(codes, params)))
+    with torch.no_grad():
+        np.testing.assert_array_equal(executor(feeds)["h"].numpy(), exact(feeds)["h"].numpy())

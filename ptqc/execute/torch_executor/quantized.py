@@ -261,6 +261,8 @@ class QuantizedExecutor(TorchExecutor):
                 if parts.bias is not None and parts.bias_name in self.plan.tensors:
                     holder = parts.bias_add or node
                     found.setdefault(holder, {})[list(holder.inputs).index(parts.bias)] = parts.bias_name
+            elif form in WEIGHT_ONLY and node.inputs[1] is not None:
+                found[node] = {1: node.inputs[1].name or ""}
             elif form in (Form.KERNEL, Form.TABLE):
                 values = [(i, value) for i, value in enumerate(node.inputs) if constant_array(value) is not None]
                 found[node] = {i: v.name or "" for i, v in values if v is not None and v.name in self.plan.tensors}
