@@ -72,9 +72,9 @@ def why_not_packed(parts: Linear, params: QuantParams) -> str:
         return "the kernel has neither transA nor alpha"
     if parts.data.shape is None or len(parts.data.shape) < 2:
         return "the rank of its input is not known to be at least two"
-    bias = parts.bias_array if node.op_type == "Gemm" else None
+    bias = parts.bias_array
     outputs = parts.weight_array.shape[parts.axis]
-    if bias is not None and (bias.size != outputs or node.attributes.get_float("beta", 1.0) != 1.0):
+    if bias is not None and (bias.size != outputs or node.attributes.get_float("beta", 1.0) != 1.0):  # of a Gemm
         return "the kernel takes a bias of one number an output and beta 1"
     if params.codebook is not None or params.type.bits not in KERNEL_BITS:
         return "the kernel takes whole numbers of 2, 4 or 8 bits"
@@ -116,7 +116,7 @@ def _stored(editor: Editor, parts: Linear, codes: Array, params: QuantParams) ->
 def _become_kernel(editor: Editor, parts: Linear, params: QuantParams, stored: list[ir.Value | None]) -> None:
     node, shape = parts.node, parts.weight_array.shape
     inputs = [parts.data, *stored]
-    if node.op_type == "Gemm" and parts.bias is not None:
+    if parts.bias is not None:
         bias = parts.bias_array
         assert bias is not None
         flat = parts.bias if parts.bias.shape is not None and len(parts.bias.shape) == 1 else None
@@ -130,3 +130,5 @@ def _become_kernel(editor: Editor, parts: Linear, params: QuantParams, stored: l
     }
     editor.become(node, "MatMulNBits", inputs, attributes)
     node.domain = MICROSOFT
+    if parts.bias_add is not None:
+        editor.bypass(parts.bias_add, node.outputs[0])

@@ -18,6 +18,10 @@ ACTIVATION_ERROR = 0.012
 
 MATMUL = "g (float[B, 3, {k}] x, float[{k}, {n}] w) => (float[B, 3, {n}] y) {{ y = MatMul (x, w) }}"
 GEMM = "g (float[B, {k}] x, float[{k}, {n}] w, float[{n}] b) => (float[B, {n}] y) {{ y = Gemm (x, w, b) }}"
+ADD = (
+    "g (float[B, 3, {k}] x, float[{k}, {n}] w, float[{n}] b) => (float[B, 3, {n}] y)"
+    " {{ h = MatMul (x, w) y = Add (b, h) }}"
+)
 TRANSPOSED = (
     "g (float[B, {k}] x, float[{n}, {k}] w, float[{n}] b) => (float[B, {n}] y) {{ y = Gemm <transB = 1> (x, w, b) }}"
 )
@@ -38,7 +42,7 @@ def stored(shape: tuple[int, int], axis: int, bits: int, block: int, points: boo
 def lowered(model: ir.Model, codes: Array, params: QuantParams) -> tuple[ir.Model, Rewrites]:
     """A copy in which the only node has form ``packed``, after the pass."""
     model = model.clone()
-    (node,) = model.graph
+    node = next(iter(model.graph))
     plan = NodePlan(Choice(Precision(params.type.bits, None)), "", Form.PACKED)
     context = PassContext("int4", QuantPlan("int4", "", {"w": params}, {node.name or "": plan}), {"w": codes})
     return model, LowerMatMulNBits().run(model, context)
@@ -49,7 +53,7 @@ def shapes(text: str, k: int, n: int) -> tuple[tuple[int, int], int]:
     return ((n, k), 1) if text is TRANSPOSED else ((k, n), 0)
 
 
-@pytest.mark.parametrize("text", [MATMUL, GEMM, TRANSPOSED])
+@pytest.mark.parametrize("text", [MATMUL, ADD, GEMM, TRANSPOSED])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("points", [False, True])
 def test_the_kernel_computes_what_the_codes_mean(text: str, bits: int, points: bool) -> None:
@@ -58,7 +62,7 @@ def test_the_kernel_computes_what_the_codes_mean(text: str, bits: int, points: b
     codes, params = stored(shape, axis, bits, 32, points)
     weights = {"w": dequantize(codes, params)} | ({} if text is MATMUL else {"b": normal(n, seed=3)})
     model = with_weights(parsed(text.format(k=k, n=n)), **weights)
-    feeds = {"x": normal(2, 3, k) if text is MATMUL else normal(5, k)}
+    feeds = {"x": normal(2, 3, k) if text in (MATMUL, ADD) else normal(5, k)}
     (wanted,) = outputs_of(model, feeds)
     result, done = lowered(model, codes, params)
     assert done.count == 1 and not done.refused
