@@ -13,7 +13,7 @@ from ptqc.rounding.moments import Moments
 Tensor = torch.Tensor
 
 POSITIONS = 131_072  # of all samples together, for one node
-DEPTHWISE_POSITIONS = 16_384
+DEPTHWISE_POSITIONS = 8_192
 ELEMENTS = 1 << 22  # of the rows multiplied at a time
 HELD_SHARE = 1 / 8  # of the samples
 FEWEST_HELD, FEWEST_TO_HOLD = 8, 16

@@ -44,6 +44,8 @@ class Columns:
         first = samples * places + self.origins[positions]
         index = first if self.taps.shape[0] == 1 else first[:, None] + self.taps
         found = self.values.reshape(-1, channels).index_select(0, index.reshape(-1))
+        if self.groups == channels:  # turning a plain matrix over is much faster
+            return found.T.contiguous().reshape(channels, len(samples), -1)
         found = found.reshape(len(samples), self.taps.shape[0], self.groups, channels // self.groups)
         return found.permute(2, 0, 1, 3).reshape(self.groups, len(samples), -1)
 
@@ -65,13 +67,15 @@ def columns_of(step: Step, x: Tensor, kernel: Sequence[int], groups: int, sample
     if step.call.op != "Conv":
         return _lines(x.T if step.call.get("transA", 0) else x, samples)
     windows = windows_of(step.call, x.shape[2:], kernel)
-    padded = pad(x, windows.begin, windows.end)
-    sizes = padded.shape[2:]
+    rank = len(windows.kernel)
+    # Channels last, so that each tap reads whole vectors.
+    padded = pad(x.movedim(1, -1), [*windows.begin, 0], [*windows.end, 0]).contiguous()
+    sizes = padded.shape[1 : 1 + rank]
     counts = [(n - span) // stride + 1 for n, span, stride in zip(sizes, windows.spans, windows.strides, strict=True)]
     ways = [prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     origins = _places(counts, [way * stride for way, stride in zip(ways, windows.strides, strict=True)])
     taps = _places(kernel, [way * dilation for way, dilation in zip(ways, windows.dilations, strict=True)])
-    return Columns(padded.flatten(2).transpose(1, 2).contiguous(), origins, taps, groups)
+    return Columns(padded.flatten(1, rank), origins, taps, groups)
 
 
 def outputs_of(step: Step, y: Tensor, samples: int) -> Columns:

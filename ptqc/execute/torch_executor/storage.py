@@ -76,8 +76,9 @@ class Storage:
             return stored
         packed = self._read(stored) if stored.packed is None else stored.packed
         if stored.grid is not None:
-            return (packed.to(torch.float32) + stored.grid.qmin - stored.grid.zero_point) * stored.grid.scale
-        return packed if stored.factor is None else packed.to(torch.float32) * stored.factor
+            codes = packed.to(torch.float32).add_(stored.grid.qmin)
+            return codes.sub_(stored.grid.zero_point).mul_(stored.grid.scale)
+        return packed if stored.factor is None else packed.to(torch.float32).mul_(stored.factor)
 
     def drop(self, stored: Any) -> None:
         """Frees the place of a value that nobody gets any more."""
@@ -130,9 +131,9 @@ def _coded(value: Tensor, grid: Quantizer) -> Stored | None:
     if grid.axis is not None or grid.qmax - grid.qmin > 255 or value.dtype is not torch.float32:
         return None
     codes = grid.quantize(value)
-    if not torch.equal((codes - grid.zero_point) * grid.scale, value):
-        return None
     packed = (codes - grid.qmin).to(torch.uint8).contiguous()
+    if not torch.equal(codes.sub_(grid.zero_point).mul_(grid.scale), value):
+        return None
     return Stored(packed, packed.shape, packed.dtype, grid=grid)
 
 
@@ -140,7 +141,8 @@ def _halved(value: Tensor) -> Stored | None:
     """``value`` as float16, after a power of two brought the greatest number to the top of its range."""
     if value.dtype is not torch.float32 or value.numel() == 0:
         return None
-    greatest = float(value.abs().amax())
+    least, most = value.aminmax()
+    greatest = max(-float(least), float(most))
     if not 2.0**-100 < greatest < 2.0**100:  # zeros, infinite or not a number among others
         return None
     factor = 2.0 ** (frexp(greatest)[1] - _HALF_EXPONENT)

@@ -1,17 +1,23 @@
 """Two streams of activations side by side, float and with an already quantized prefix, for rounding layer by layer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import onnx_ir as ir
+import torch
 
 from ptqc.execute.torch_executor.block import Environment
 from ptqc.execute.torch_executor.executor import TorchExecutor
 from ptqc.execute.torch_executor.quantized import QuantizedExecutor, planned_name
 from ptqc.execute.torch_executor.storage import Storage
 
-MEMORY = 400 << 20  # bytes of tensors that wait in memory
+MEMORY = 256 << 20  # bytes of tensors that wait in memory
+LARGEST = 8 << 20  # elements of the largest tensor of a batch: about ten of that size are there at a time
+MOST_SAMPLES = 64
+UNKNOWN_SIZE = 64  # of free sizes other than the first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +109,10 @@ class Streams:
         exact, rounded = (
             {name: self._storage.get(value) for name, value in one.items()} for one in (packed[0], packed[1])
         )
-        before = dict(exact), dict(rounded)
+        # Weakly, so that what the steps do not need any more goes at once.
+        before = _references(exact), _references(rounded)
         pair = Pair(index, {**_constants(self.reference), **exact}, {**_constants(self.quantized), **rounded})
+        del exact, rounded
         for step in self.reference.steps[self._behind : behind]:
             self.reference.advance(step, pair.reference)
         for step in self.quantized.steps[self._before : place]:
@@ -115,12 +123,14 @@ class Streams:
             self._packed(pair.quantized, before[1], packed[1], True),
         )
 
-    def _packed(self, values: Environment, before: Environment, held: Environment, quantized: bool) -> Environment:
+    def _packed(
+        self, values: Environment, before: Mapping[str, Callable[[], Any]], held: Environment, quantized: bool
+    ) -> Environment:
         """``values`` without constants, packed; what was ``held`` already for the same tensor is kept as it is."""
         constants = _constants(self.quantized if quantized else self.reference)
         found: Environment = {}
         for name, stored in held.items():
-            if name in values and values[name] is before[name]:
+            if name in values and values[name] is before.get(name, _nothing)():
                 found[name] = stored
             else:
                 self._storage.drop(stored)
@@ -129,6 +139,24 @@ class Streams:
                 grid = self._grids.get(planned_name(name)) if quantized else None
                 found[name] = self._storage.put(value, grid, half=not quantized)
         return found
+
+
+def batch_size(model: ir.Model) -> int:
+    """So many samples at a time keep what streams compute with in memory small, and products large enough."""
+    largest = 1
+    for node in model.graph:
+        for value in node.outputs:
+            sizes = () if value.shape is None else value.shape[1:]
+            largest = max(largest, prod(size if isinstance(size, int) else UNKNOWN_SIZE for size in sizes))
+    return max(1, min(MOST_SAMPLES, LARGEST // largest))
+
+
+def _nothing() -> None:
+    return None
+
+
+def _references(values: Environment) -> dict[str, Callable[[], Any]]:
+    return {name: weakref.ref(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def _constants(executor: TorchExecutor) -> Environment:
