@@ -42,7 +42,7 @@ class FolderCheckpoint:
     def load(self, node: str) -> RoundedLayer | None:
         """The layer of that node, None where there is none."""
         try:
-            with np.load(self._path(node), allow_pickle=False) as found:
+            with self._path(node).open("rb") as file, np.load(file, allow_pickle=False) as found:
                 about = json.loads(found["about"].item())
                 if about["node"] != node:
                     return None

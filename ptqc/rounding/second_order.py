@@ -22,14 +22,14 @@ from ptqc.graph.linear import Linear, linear_parts
 from ptqc.rounding.accumulate import Accumulator, held_back
 from ptqc.rounding.checkpoint import Checkpoint
 from ptqc.rounding.layer import LayerRequest, RoundedLayer, Rounding
-from ptqc.rounding.matrices import is_matrix, to_matrix
+from ptqc.rounding.matrices import to_matrix
 from ptqc.rounding.moments import Moments
 from ptqc.rounding.nearest import bias_codes, round_to_nearest
 from ptqc.rounding.operands import operands_of
 from ptqc.rounding.problem import Settings
 from ptqc.rounding.scales import least_scales
 from ptqc.rounding.solve import solve
-from ptqc.rounding.solved import rounded_alike, rounded_as_planned, rounded_without_data, solved_layer
+from ptqc.rounding.solved import rounded_alike, rounded_without_data, solved_layer
 
 MOST_INPUTS = 6144  # of a group and its kernel: moments of more would not fit into memory
 
@@ -47,8 +47,8 @@ def round_second_order(
 ) -> Rounding:
     """Rounds the weights and biases of linear nodes.
 
-    Nodes whose weights an earlier one has rounded take those and get a bias of their own. Nodes whose weights are no
-    matrix, or too large for second moments, are rounded to nearest, and say so.
+    Nodes whose weights an earlier one has rounded take those and get a bias of their own. Nodes whose weights are too
+    large for second moments are rounded to nearest, and say so.
 
     Args:
         model: the canonical float graph of ``plan``.
@@ -61,7 +61,7 @@ def round_second_order(
         checkpoint: layers that an earlier run finished with the same arguments are taken from it.
 
     Raises:
-        ValueError: a request names no linear node of the main graph.
+        ValueError: a request names no linear node of the main graph, or one with a stack of weights.
         DataError: the model does not run on the batches.
     """
     wanted = {request.node: request for request in requests}
@@ -126,6 +126,9 @@ class _Walk:
             self.done[name] = layer
             if self.checkpoint:
                 self.checkpoint.store(name, layer)
+        elif self.streams is not None and self.streams.reaches(parts.node):
+            for _ in self.streams.to(parts.node):  # where streams stop, they lose bits: as in an uninterrupted run
+                pass
         if self.streams is not None:
             set_layer(self.streams.quantized, parts, self.done[name], shared is None)
 
@@ -141,8 +144,6 @@ class _Walk:
 
     def _rounded(self, name: str, parts: Linear, shared: RoundedLayer | None) -> RoundedLayer:
         request, free_bias = self.requests[name], parts.bias is not None and parts.bias_name in self.plan.tensors
-        if not is_matrix(parts):
-            return rounded_as_planned(parts, self.plan, "its weights are a stack of matrices: rounded to nearest")
         matrix = torch.from_numpy(to_matrix(parts))
         groups, outputs, inputs = matrix.shape
         bias = parts.bias_array

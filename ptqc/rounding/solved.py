@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ptqc.core.arithmetic import dequantize, quantize
+from ptqc.core.arithmetic import dequantize
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array, QuantParams, QuantType, WeightFormat
 from ptqc.graph.linear import Linear
@@ -58,12 +58,6 @@ def _params(parts: Linear, solution: Solution) -> QuantParams:
     bits = form.bits if codebook is None else 8
     zeros = np.zeros(scales.shape, np.int64) if zeros is None else zeros
     return QuantParams(QuantType(bits, True), scales, zeros, axis, bits >= NARROW_FROM, form.block, codebook)
-
-
-def rounded_as_planned(parts: Linear, plan: QuantPlan, note: str) -> RoundedLayer:
-    """The weights rounded to nearest with the plan's own parameters."""
-    params = plan.tensors[parts.weight.name or ""]
-    return RoundedLayer(params, quantize(parts.weight_array, params), None, note=note)
 
 
 def rounded_without_data(model: ir.Model, plan: QuantPlan, request: LayerRequest, note: str) -> RoundedLayer:

@@ -54,6 +54,11 @@ class Storage:
         """Bytes in memory."""
         return self._used
 
+    @property
+    def bytes_in_file(self) -> int:
+        """Size of the file, free places included."""
+        return self._end
+
     def put(self, value: Any, grid: Quantizer | None = None, half: bool = False) -> Any:
         """Packs a value.
 

@@ -15,7 +15,7 @@ from ptqc.execute.torch_executor.quantized import QuantizedExecutor, planned_nam
 from ptqc.execute.torch_executor.storage import Storage
 
 MEMORY = 256 << 20  # bytes of tensors that wait in memory
-LARGEST = 8 << 20  # elements of the largest tensor of a batch: about ten of that size are there at a time
+LARGEST = 4 << 20  # elements of the largest tensor of a batch: about ten of that size are there at a time
 MOST_SAMPLES = 64
 UNKNOWN_SIZE = 64  # of free sizes other than the first
 

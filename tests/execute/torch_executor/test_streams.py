@@ -7,7 +7,7 @@ import torch
 from ptqc.core.types import QuantParams, QuantType
 from ptqc.execute.torch_executor.executor import TorchExecutor
 from ptqc.execute.torch_executor.quantized import QuantizedExecutor
-from ptqc.execute.torch_executor.streams import Streams
+from ptqc.execute.torch_executor.streams import Streams, batch_size
 from tests.allocate.networks import compiled, network, samples
 
 BODY = (
@@ -108,3 +108,9 @@ def test_executors_of_other_models_are_refused(one, batches):
     other = QuantizedExecutor(one.canonical.clone(), one.plan)
     with pytest.raises(ValueError, match="same model"):
         Streams(TorchExecutor(one.canonical), other, batches)
+
+
+def test_batches_fit_the_largest_tensor_of_the_graph():
+    small = network("g (float[N,4,6,6] x, float[4,4,1,1] w) => (float[N,4,6,6] y) { y = Conv(x, w) }")
+    large = network("g (float[N,4,512,512] x, float[4,4,1,1] w) => (float[N,4,512,512] y) { y = Conv(x, w) }")
+    assert (batch_size(small), batch_size(large)) == (64, 4)
