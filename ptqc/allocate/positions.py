@@ -1,6 +1,6 @@
-"""Which layers are first, last or depthwise: those that few bits hurt most, while they hold few of the weights."""
+"""Which layers are first, last, depthwise or tiny: few bits hurt them most, while they hold few of the weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -9,6 +9,7 @@ from ptqc.core.types import Array
 from ptqc.graph.walk import constant_array
 
 SMALL_SHARE = 0.04  # of the weights of the network: so much it may cost at most to keep a layer at 8 bits
+TINY_SHARE = 0.01  # likewise for all tiny layers together
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +21,26 @@ class Positions:
         last: no layer with weights lies behind them.
         depthwise: convolutions with one input channel in each of several groups.
         small: those that hold at most SMALL_SHARE of the weights of all of them.
+        tiny: the smallest of the others, which together hold at most TINY_SHARE: each disturbs the network as much as a
+            large one, for next to nothing.
     """
 
     first: frozenset[str]
     last: frozenset[str]
     depthwise: frozenset[str]
     small: frozenset[str]
+    tiny: frozenset[str]
 
     def sensitive(self, name: str) -> str:
         """What makes a small layer worth 8 bits (``first layer``); empty for others."""
         if name not in self.small:
             return ""
-        kinds = (("first layer", self.first), ("last layer", self.last), ("depthwise layer", self.depthwise))
+        kinds = (
+            ("first layer", self.first),
+            ("last layer", self.last),
+            ("depthwise layer", self.depthwise),
+            ("small layer", self.tiny),
+        )
         return next((kind for kind, names in kinds if name in names), "")
 
 
@@ -46,12 +55,26 @@ def find_positions(model: ir.Model, weights: Mapping[ir.Node, ir.Value] | None =
     arrays = {node: array for node, value in weights.items() if (array := constant_array(value)) is not None}
     sizes = {node: int(array.size) for node, array in arrays.items()}
     total = sum({weights[node]: size for node, size in sizes.items()}.values())
+    first, last = _first(model, arrays), _last(model, arrays)
+    depthwise = frozenset(_name(node) for node, array in arrays.items() if _depthwise(node, array))
+    others = {_name(node): size for node, size in sizes.items() if _name(node) not in first | last | depthwise}
     return Positions(
-        first=_first(model, arrays),
-        last=_last(model, arrays),
-        depthwise=frozenset(_name(node) for node, array in arrays.items() if _depthwise(node, array)),
+        first=first,
+        last=last,
+        depthwise=depthwise,
         small=frozenset(_name(node) for node, size in sizes.items() if size <= SMALL_SHARE * total),
+        tiny=frozenset(_smallest(others, TINY_SHARE * total)),
     )
+
+
+def _smallest(sizes: Mapping[str, int], most: float) -> Iterator[str]:
+    """The smallest layers as long as their sizes add up to at most ``most``; of equal ones the first."""
+    held = 0
+    for name, size in sorted(sizes.items(), key=lambda item: item[1]):
+        held += size
+        if held > most:
+            return
+        yield name
 
 
 def _name(node: ir.Node) -> str:
