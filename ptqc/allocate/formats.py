@@ -17,9 +17,9 @@ from ptqc.graph.linear import linear_parts
 from ptqc.rounding.layer import LayerRequest
 from ptqc.targets.target import Target
 
-CODEBOOK_BITS = 4  # the decoder of codebooks has 16 entries
+CODEBOOK_BITS = (2, 3, 4)  # with more, even levels lose next to nothing against others
 MOST_ODD_BITS = 3  # of blocks where levels without zero can pay
-LEAST_SUMMED = 100  # weights of an output channel below which 16 bytes more for each channel cannot pay
+LEAST_SUMMED = 6  # weights of an output channel for each entry of its codebook: with fewer, that cannot pay
 LEAST_BLOCK = 16
 
 
@@ -98,10 +98,10 @@ def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> 
             return (uniform,)
         return uniform, WeightFormat(bits, "tensor", block)
     uniform = WeightFormat(bits)
-    if bits != CODEBOOK_BITS or options.weight_format == "uniform":
+    if bits not in CODEBOOK_BITS or options.weight_format == "uniform":
         return (uniform,)
     codebooks = [WeightFormat(bits, "tensor")]
-    if _summed(node) >= LEAST_SUMMED:
+    if _summed(node) >= LEAST_SUMMED << bits:
         codebooks.append(WeightFormat(bits, "channel"))
     return tuple(codebooks) if options.weight_format == "codebook" else (uniform, *codebooks)
 
@@ -118,7 +118,7 @@ def _check(requests: Sequence[LayerRequest], options: QuantizeOptions) -> None:
     if options.weight_format == "codebook" and not any(form.codebook != "none" for form in formats):
         raise OptionError(
             "--weight-format codebook has no weights to store",
-            why=f"codebooks have 16 entries, and no integer kernel gets weights of {CODEBOOK_BITS} bits",
+            why="codebooks have 4 to 16 entries, and no integer kernel gets weights of 2 to 4 bits",
             fix="use --target int4, --precision w4a8, or --weight-format uniform",
         )
     block = options.block_size
