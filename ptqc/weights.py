@@ -1,6 +1,6 @@
 """Weights of a planned graph as integers, by the method that the user chose."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ptqc.calibrate.source import Source
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
+from ptqc.core.types import Array
 from ptqc.rounding.layer import LayerRequest, Rounding
 from ptqc.rounding.nearest import nearest_layers
 
@@ -65,18 +66,44 @@ def _on_data(
     progress: Progress,
 ) -> Rounding:
     from ptqc.rounding.expected_time import expected_seconds, time_text
+    from ptqc.rounding.problem import BEST, FAST, GPTQ, SECOND_ORDER
+    from ptqc.rounding.reconstruct import round_by_reconstruction
+    from ptqc.rounding.reconstruct_unit import ADAROUND, BLOCK
     from ptqc.rounding.second_order import round_second_order
-    from ptqc.rounding.solve import FAST, GPTQ, SECOND_ORDER
 
-    settings = GPTQ if options.rounding == "gptq" else FAST if options.effort == "fast" else SECOND_ORDER
+    settings = (
+        GPTQ if options.rounding == "gptq" else {"fast": FAST, "default": SECOND_ORDER, "best": BEST}[options.effort]
+    )
     head = FirstSamples(source, SAMPLES[options.effort])
-    batches = (batch.feeds for batch in head.batches(_batch_size(head)))
     expected = expected_seconds(model, requests, len(head), settings)
     if expected >= LONG:
         progress(f"round weights, about {time_text(expected)}", 0, len(requests))
-    steps, checkpoint = partial(progress, "round weights"), _checkpoint(plan, requests, head, options)
-    return round_second_order(
-        model, plan, requests, batches, settings, seed=options.seed, progress=steps, checkpoint=checkpoint
+
+    def batches() -> Iterator[Mapping[str, Array]]:
+        return (batch.feeds for batch in head.batches(_batch_size(head)))
+
+    found = round_second_order(
+        model,
+        plan,
+        requests,
+        batches(),
+        settings,
+        seed=options.seed,
+        progress=partial(progress, "round weights"),
+        checkpoint=_checkpoint(plan, requests, head, options, "second-order"),
+    )
+    if options.rounding not in ("adaround", "block"):
+        return found
+    return round_by_reconstruction(
+        model,
+        plan,
+        requests,
+        batches(),
+        ADAROUND if options.rounding == "adaround" else BLOCK,
+        initial=found,
+        seed=options.seed,
+        progress=partial(progress, "reconstruct"),
+        checkpoint=_checkpoint(plan, requests, head, options, options.rounding),
     )
 
 
@@ -87,9 +114,9 @@ def _batch_size(source: Source) -> int:
 
 
 def _checkpoint(
-    plan: QuantPlan, requests: Sequence[LayerRequest], source: Source, options: QuantizeOptions
+    plan: QuantPlan, requests: Sequence[LayerRequest], source: Source, options: QuantizeOptions, stage: str
 ) -> "FolderCheckpoint | None":
-    """Where layers of a run with exactly these arguments are kept; None where the user wants no cache."""
+    """Where layers that ``stage`` finished with exactly these arguments are kept; None where there is no cache."""
     from ptqc.rounding.checkpoint import FolderCheckpoint
 
     folder = cache_folder()
@@ -99,7 +126,7 @@ def _checkpoint(
         plan=plan.text(),
         requests=[asdict(request) for request in requests],
         data=source.digest,
-        options=[options.rounding, options.effort, options.seed],
+        options=[stage, options.rounding == "gptq", options.effort, options.seed],
         rounding=code_digest(ptqc.rounding),
     )
     return FolderCheckpoint(folder / f"rounding-{key}")
