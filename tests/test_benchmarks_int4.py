@@ -100,7 +100,7 @@ def test_codebooks_are_charged_their_bytes() -> None:
     one = record(**uniform, codebook=[found(27.5, weight_bytes=450)], auto=[found(40.0, weight_bytes=501)])
     assert int4_tables.equal_bytes_gain(one, "codebook") == "+0.5"
     assert int4_tables.equal_bytes_gain(one, "auto") == "-"  # no uniform file is as large
-    assert "| resnet8 | codebook | 20 int4, 2 int8 | 0.5 | 27.5 | +0.5 |" in int4_tables.formats({"resnet8": one})
+    assert "| resnet20 | codebook | 20 int4, 2 int8 | 0.5 | 27.5 | +0.5 |" in int4_tables.formats({"resnet20": one})
 
 
 def test_methods_and_text_have_rows_for_refusals() -> None:
