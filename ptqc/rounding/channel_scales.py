@@ -12,7 +12,7 @@ Tensor = torch.Tensor
 
 GREATEST_FRACTION = 1.05  # of the scale that covers all weights: rounding may want a little more
 NEAREST_FRACTIONS = 41  # candidates for the scale of weights that are rounded to nearest
-ELEMENTS = 1 << 24  # of one array in memory
+ELEMENTS = 1 << 22  # of one array in memory
 
 
 def round_uniform(problem: Problem, weight_format: WeightFormat) -> Rounded:

@@ -14,7 +14,7 @@ ROUNDS = 25  # of k-means
 FITTED = 1 << 16  # weights of a tensor that k-means looks at
 ROOM = 1  # steps of the uniform codes that a codebook may reach beyond them
 PULL = 1e-6  # of refitted entries toward the present ones: entries without weights stay
-ELEMENTS = 1 << 24  # of one array in memory
+ELEMENTS = 1 << 22  # of one array in memory
 
 
 def round_codebook(problem: Problem, weight_format: WeightFormat, uniform: Rounded) -> Rounded:

@@ -1,5 +1,7 @@
 """Two streams of activations side by side, float and with an already quantized prefix, for rounding layer by layer."""
 
+import ctypes
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,6 +105,7 @@ class Streams:
         for index in range(len(self._held)):
             yield from self._batch_at(place, index, place + ahead)
         self._behind, self._before = place + ahead, place
+        return_free_memory()
 
     def _batch_at(self, place: int, index: int, behind: int) -> Iterator[Pair]:
         packed = self._held[index]
@@ -149,6 +152,17 @@ def batch_size(model: ir.Model) -> int:
             sizes = () if value.shape is None else value.shape[1:]
             largest = max(largest, prod(size if isinstance(size, int) else UNKNOWN_SIZE for size in sizes))
     return max(1, min(MOST_SAMPLES, LARGEST // largest))
+
+
+def return_free_memory() -> None:
+    """Gives the system back what is free between blocks in use: tensors of ever other sizes leave many such gaps.
+
+    Without it, EfficientNet-Lite0 takes half as much memory again. Only glibc has this; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _nothing() -> None:
