@@ -33,13 +33,17 @@ def held_back(samples: int) -> Array:
 
 @dataclass(slots=True, eq=False)
 class _Sums:
-    """Sums over positions, float64, as in :class:`Moments`."""
+    """Sums over positions, float64, as in :class:`Moments`; ``products`` take those of one batch, float32.
+
+    New memory for the products of each batch would leave gaps that other tensors cut into pieces.
+    """
 
     xx: Tensor
     tx: Tensor
     x: Tensor
     t: Tensor
     tt: Tensor
+    products: tuple[Tensor, Tensor]
     count: int = 0
 
     @classmethod
@@ -47,13 +51,15 @@ class _Sums:
         def zeros(*sizes: int) -> Tensor:
             return torch.zeros(groups, *sizes, dtype=torch.float64)
 
-        return cls(zeros(inputs, inputs), zeros(outputs, inputs), zeros(inputs), zeros(outputs), zeros(outputs))
+        products = torch.empty(groups, inputs, inputs), torch.empty(groups, outputs, inputs)
+        sums = zeros(inputs, inputs), zeros(outputs, inputs), zeros(inputs), zeros(outputs), zeros(outputs)
+        return cls(*sums, products)
 
     def add(self, x: Tensor, t: Tensor) -> None:
         """x: [G, R, K], t: [G, R, O], float32."""
         self.count += x.shape[1]
-        self.xx += x.mT @ x
-        self.tx += t.mT @ x
+        self.xx += torch.matmul(x.mT, x, out=self.products[0])
+        self.tx += torch.matmul(t.mT, x, out=self.products[1])
         self.x += x.sum(1)
         self.t += t.sum(1)
         self.tt += t.square().sum(1)
