@@ -23,12 +23,19 @@ HEAVY: dict[str, tuple[str, ...] | None] = {
     "onnxruntime": ("ptqc/execute/runtime.py",),
     "onnxscript": None,
     "sklearn": (),
-    "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch_executor/"),
+    "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch_executor/", "ptqc/rounding/"),
 }
-# Packages that are torch throughout: they import it at their top, and are imported as torch is.
-TORCH_PACKAGES = ("ptqc/execute/torch_executor/", "calibrate/distillation/")
-TORCH_NAMES = ("ptqc.execute.torch_executor", "ptqc.calibrate.distillation")
-WITHOUT_TORCH = ("ptqc.calibrate.distillation.settings",)
+# Packages that compute with torch: their modules import it at their top, and are imported as torch is; but for a few.
+TORCH_PACKAGES = ("ptqc/execute/torch_executor/", "ptqc/rounding/", "calibrate/distillation/")
+TORCH_NAMES = ("ptqc.execute.torch_executor", "ptqc.rounding", "ptqc.calibrate.distillation")
+WITHOUT_TORCH = (
+    "ptqc.calibrate.distillation.settings",
+    "ptqc.rounding",
+    *(
+        f"ptqc.rounding.{name}"
+        for name in "apply bias checkpoint expected_time hqq layer matrices nearest rows scales squant".split()
+    ),
+)
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
@@ -50,7 +57,9 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
 def violations(path: str, source: str) -> list[str]:
     """What is wrong with the heavy imports of one file."""
     found = []
-    torch_throughout = path.startswith(TORCH_PACKAGES)
+    own = path.removesuffix(".py").replace("/", ".")
+    own = own if own.startswith("ptqc.") else f"ptqc.{own}"
+    torch_throughout = path.startswith(TORCH_PACKAGES) and own not in WITHOUT_TORCH
     for name, line, early in imports(ast.parse(source)):
         indirect = name.startswith(TORCH_NAMES) and name not in WITHOUT_TORCH
         module = "torch" if indirect else name.partition(".")[0]
@@ -84,6 +93,11 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
         ("ptqc/execute/torch_executor/block.py", "import torch", 0),
         ("calibrate/synthetic.py", "from ptqc.calibrate.distillation.distill import distill", 1),
         ("calibrate/synthetic.py", "from ptqc.calibrate.distillation.settings import METHODS", 0),
+        ("ptqc/rounding/solve.py", "import torch", 0),
+        ("ptqc/rounding/nearest.py", "import torch", 1),
+        ("ptqc/rounding/nearest.py", "from ptqc.rounding.solve import solve", 1),
+        ("ptqc/weights.py", "from ptqc.rounding.nearest import nearest_layers", 0),
+        ("ptqc/weights.py", "from ptqc.rounding.second_order import round_second_order", 2),
         ("ptqc/api.py", "def run():\n    from ptqc.execute.torch_executor.executor import TorchExecutor", 0),
         ("passes/base.py", "if TYPE_CHECKING:\n    import onnx_graphsurgeon", 0),
         ("ptqc/execute/runtime.py", "from ptqc.execute import onnxruntime", 0),
