@@ -15,7 +15,6 @@ from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
 from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
-from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
@@ -87,8 +86,7 @@ def quantize(
     Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md.
     """
     options = options or QuantizeOptions()
-    if options.prefer == "latency" and options.no_measure:
-        raise OptionError("--prefer latency contradicts --no-measure", fix="leave out one of them")
+    options.check()
     shown = progress or (lambda stage, done, total: None)
     description, watch = find_target(target), Stopwatch()
     loaded = import_model(model)

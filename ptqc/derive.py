@@ -58,18 +58,19 @@ class Derived:
 def derive(model: str | Path | onnx.ModelProto | ir.Model, bits: int, *, all_layers: bool = False) -> Derived:
     """Rounds the int8 weights of an artefact of ptqc to ``bits`` bits; the same model gives the same bytes.
 
-    Small first, last and depthwise layers keep their bits. int32 biases are rounded to the new scale of products,
-    which the integer kernels prescribe: an error of at most half of what one weight code and one activation code
-    make, as in a model quantized to these bits directly.
+    Small first, last and depthwise layers, and tiny ones, keep their bits. int32 biases are rounded to the new scale of
+    products, which the integer kernels prescribe: an error of at most half of what one weight code and one activation
+    code make, as in a model quantized to these bits directly.
 
     Args:
         model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``, in any form that ptqc writes; stays unchanged.
         bits: 2 to 7.
-        all_layers: round first, last and depthwise layers too.
+        all_layers: round those too.
 
     Raises:
         OptionError: other bits.
-        ModelError: not made by ptqc, a derived variant itself, or without int8 weights that could get narrower.
+        ModelError: not made by ptqc, a derived variant itself, with narrow weights already, or without int8 weights
+            that could get narrower.
     """
     check_bits(bits)
     loaded = import_model(model, allow_quantized=True)
@@ -110,6 +111,18 @@ def _check_origin(loaded: LoadedModel) -> None:
             where=where,
             fix="derive from the int8 artefact that it was derived from",
         )
+    narrow = next((value for value in loaded.model.graph.initializers.values() if _narrow(value)), None)
+    if narrow is not None:
+        raise ModelError(
+            "the model has weights of fewer than 8 bits already",
+            where=where,
+            why=f"tensor {quoted(narrow.name)} holds {narrow.dtype}",
+            fix="derive from an int8 artefact: ptqc quantize --target int8",
+        )
+
+
+def _narrow(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.bitwidth < 8
 
 
 def _nothing(loaded: LoadedModel, products: int, width: int, bits: int) -> ModelError:
@@ -126,7 +139,7 @@ def _nothing(loaded: LoadedModel, products: int, width: int, bits: int) -> Model
     return ModelError(
         "no weights can get narrower",
         where=where,
-        why="all layers are small first, last or depthwise ones, which keep their bits",
+        why="all layers are small first, last or depthwise ones, or tiny, and keep their bits",
         fix="give --all-layers",
     )
 

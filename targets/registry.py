@@ -1,5 +1,6 @@
 """The targets by name."""
 
+import re
 from functools import cache
 
 from ptqc.core.errors import OptionError, nearest, quoted
@@ -17,5 +18,7 @@ def target_names() -> tuple[str, ...]:
 def find_target(name: str) -> Target:
     """The target of that name. Raises OptionError for an unknown one, naming the nearest."""
     if name not in SPECS:
-        raise OptionError(f"there is no target {quoted(name)}", fix=nearest(name, target_names()))
+        width = re.fullmatch("int([2-7])", name)
+        fix = f"use --target int4 --precision w{width[1]}a8" if width else nearest(name, target_names())
+        raise OptionError(f"there is no target {quoted(name)}", fix=fix)
     return Target.from_spec(SPECS[name])

@@ -20,7 +20,7 @@ from ptqc.targets.target import Target
 CODEBOOK_BITS = (2, 3, 4)  # with more, even levels lose next to nothing against others
 MOST_ODD_BITS = 3  # of blocks where levels without zero can pay
 LEAST_SUMMED = 6  # weights of an output channel for each entry of its codebook: with fewer, that cannot pay
-LEAST_BLOCK = 16
+PLAIN_BITS = (2, 4, 7, 8)  # that DequantizeLinear reads; those of 7 bits are bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def layer_requests(
         model: the canonical graph of ``placement``.
 
     Raises:
-        OptionError: codebooks are asked for where no weights have 4 bits, or a block size that no kernel takes.
+        OptionError: codebooks are asked for where no weights have 2 to 4 bits, or plain packing of other widths than
+            2, 4 and 8.
     """
     cpu = cpu_kind(options)
     most_bits = target.sensitive_bits[cpu]
@@ -94,11 +95,11 @@ def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> 
     if form in WEIGHT_ONLY:
         block = options.block_size if node.op_type in ("Gemm", "MatMul") else None
         uniform = WeightFormat(bits, block=block, zero_points=block is not None and MOST_ODD_BITS < bits < 8)
-        if block is None or bits > MOST_ODD_BITS or options.weight_format == "uniform":
+        if block is None or bits > MOST_ODD_BITS or options.weight_format == "uniform" or options.packing == "plain":
             return (uniform,)
         return uniform, WeightFormat(bits, "tensor", block)
     uniform = WeightFormat(bits)
-    if bits not in CODEBOOK_BITS or options.weight_format == "uniform":
+    if bits not in CODEBOOK_BITS or options.weight_format == "uniform" or options.packing == "plain":
         return (uniform,)
     codebooks = [WeightFormat(bits, "tensor")]
     if _summed(node) >= LEAST_SUMMED << bits:
@@ -121,14 +122,12 @@ def _check(requests: Sequence[LayerRequest], options: QuantizeOptions) -> None:
             why="codebooks have 4 to 16 entries, and no integer kernel gets weights of 2 to 4 bits",
             fix="use --target int4, --precision w4a8, or --weight-format uniform",
         )
-    block = options.block_size
-    below = max(LEAST_BLOCK, 1 << (max(block, 1).bit_length() - 1))
-    if any(form.block is not None for form in formats) and (block < LEAST_BLOCK or block & (block - 1)):
+    odd = sorted({form.bits for form in formats} - set(PLAIN_BITS)) if options.packing == "plain" else []
+    if odd:
         raise OptionError(
-            f"blocks of {block} weights are not available",
-            where="--block-size",
-            why="the kernels take powers of two from 16 on",
-            fix=f"use {below} or {2 * below}",
+            f"--packing plain has no weights of {odd[0]} bits",
+            why="ONNX has integers of 2, 4 and 8 bits",
+            fix="give --precision one of these widths, or leave out --packing",
         )
 
 

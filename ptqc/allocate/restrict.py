@@ -78,7 +78,7 @@ class Restrictions:
         for pattern in (*self.float_patterns, *(p for p, _ in self.precisions)):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise OptionError(
-                    f"no node matches the pattern {quoted(pattern)}", fix=_nearest_pattern(pattern, names)
+                    f"no node matches the pattern {quoted(pattern)}", fix=_nearest_pattern(pattern, names, target.name)
                 )
         operators = sorted({node.op_type for node in model.graph})
         for operator in self.op_types:
@@ -102,7 +102,7 @@ class Restrictions:
             )
         if weights is not None and weights not in WEIGHT_BITS:
             raise OptionError(
-                f"weights of {weights} bits are not available",
+                f"there are no {weights}-bit weights",
                 where=where,
                 fix="weights have 2 to 8 bits, or 16 for float",
             )
@@ -139,11 +139,11 @@ def _check_nodes(pattern: str, precision: Precision, nodes: Sequence[ir.Node], t
         )
 
 
-def _nearest_pattern(pattern: str, names: Sequence[str]) -> str:
+def _nearest_pattern(pattern: str, names: Sequence[str], target: str) -> str:
     """What would match; never the whole list, as a model has thousands of names."""
     wider = f"*{pattern.strip('*')}*"
     if any(fnmatchcase(name, wider) for name in names):
         return f"patterns match whole names: write {quoted(wider)}"
     if get_close_matches(pattern, names, n=1):
         return nearest(pattern, names)
-    return "ptqc inspect --target int8 prints the names"
+    return f"ptqc inspect --target {target} prints the names"

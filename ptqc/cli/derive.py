@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command("derive")
 @click.argument("model", type=FILE)
 @click.option("--bits", type=int, default=4, show_default=True, metavar="N", help="Of the weights: 2 to 7.")
-@click.option("--all-layers", is_flag=True, help="Small first, last and depthwise layers do not keep 8 bits.")
+@click.option("--all-layers", is_flag=True, help="Also of the small layers that would keep 8 bits.")
 @click.option("-o", "--output", type=FILE, metavar="PATH", help="The output; default: MODEL.intN.onnx.")
 @click.option("--force", is_flag=True, help="Replace an output file that ptqc did not write.")
 @output_options

@@ -4,7 +4,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ptqc.core.errors import OptionError
 from ptqc.core.types import Precision
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # that the kernels on packed weights take
+WITHOUT_CODEBOOKS = ("nearest", "squant", "hqq")  # ways of rounding that know even levels only
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,40 @@ class QuantizeOptions:
     no_measure: bool = False
     seed: int = 0
     threads: int = 1
+
+    def check(self) -> None:
+        """OptionError where options contradict each other or no kernel takes them; needs neither model nor data."""
+        if self.prefer == "latency" and self.no_measure:
+            raise OptionError("--prefer latency contradicts --no-measure", fix="leave out one of them")
+        if self.packing == "plain" and self.format == "qoperator":
+            raise OptionError(
+                "--packing plain contradicts --format qoperator",
+                why="QLinear operators take weights of 8 bits only",
+                fix="leave out one of them",
+            )
+        if self.weight_format == "codebook":
+            self._check_codebooks()
+        if self.block_size not in BLOCK_SIZES:
+            raise OptionError(
+                f"blocks of {self.block_size} weights are not available",
+                where="--block-size",
+                why="the kernels take powers of two",
+                fix=f"use {', '.join(map(str, BLOCK_SIZES[:-1]))} or {BLOCK_SIZES[-1]}",
+            )
+
+    def _check_codebooks(self) -> None:
+        if self.packing == "plain":
+            raise OptionError(
+                "--weight-format codebook contradicts --packing plain",
+                why="DequantizeLinear knows even levels only",
+                fix="leave out one of them",
+            )
+        if self.rounding in WITHOUT_CODEBOOKS:
+            raise OptionError(
+                f"--weight-format codebook contradicts --rounding {self.rounding}",
+                why="this way of rounding knows even levels only",
+                fix="use --weight-format uniform, or --rounding second-order",
+            )
 
     def overrides(self) -> dict[str, Any]:
         """Every option that differs from its default, by its name on the command line, as JSON values.

@@ -115,9 +115,7 @@ def test_weight_format(chosen, expected):
     [
         ({"target": "int8", "weight_format": "codebook"}, ["--weight-format codebook", "4 bits", "--target int4"]),
         ({"demands": [("*", "w5a8")], "weight_format": "codebook"}, ["4 to 16 entries"]),
-        ({"demands": [("*", "w4a16")], "block_size": 48}, ["--block-size", "48", "powers of two", "use 32 or 64"]),
-        ({"demands": [("*", "w4a16")], "block_size": 8}, ["--block-size", "8 weights", "use 16 or 32"]),
-        ({"demands": [("*", "w4a16")], "block_size": 0}, ["0 weights", "use 16"]),
+        ({"demands": [("*", "w3a8")], "packing": "plain"}, ["--packing plain", "3 bits", "2, 4 and 8"]),
         ({"demands": [("up", "w4a8")], "text": "TRANSPOSED"}, ["ConvTranspose 'up'", "w4a8", "no integer kernel"]),
         ({"demands": [("free", "w4a8")], "text": "COMPUTED"}, ["Conv 'free'", "its weights are no constant"]),
     ],
