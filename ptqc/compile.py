@@ -40,6 +40,8 @@ from ptqc.weights import CORRECTING, round_weights
 
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
+# Channels evened out for activations have weights that few bits hold less well: -1.1 dB on ResNet-20 at 4 bits.
+EQUALIZING_COST_DB = 1.0
 USEFUL_DB = 15.0  # below it, predictions usually change
 CORRECTION_BATCH = 1  # the runtime holds the tensors of all layers at a time
 
@@ -112,12 +114,13 @@ def compile_graph(
     """
     placement = place(canonical, target, restrictions)
     _refuse_nothing(canonical, placement)
-    layer_requests(canonical, placement, restrictions, target, options)  # refuses what cannot be, before the work
+    requests = layer_requests(canonical, placement, restrictions, target, options)  # refuses what cannot be
     weights = weight_type(target, options)
     compiler = _Compiler(target, source, restrictions, options, weights, progress, limits)
     context, check = PassContext(target.name), options.check_passes
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
-    best = _best_ranges(compiler, canonical, smoothed, smoothing, context)
+    narrow = any(one.bits < weights.bits for request in requests for one in request.formats)
+    best = _best_ranges(compiler, canonical, smoothed, smoothing, context, narrow)
     return compiler.finished(best, canonical)
 
 
@@ -127,8 +130,12 @@ def _best_ranges(
     smoothed: ir.Model,
     smoothing: tuple[PassResult, ...],
     context: PassContext,
+    narrow: bool,
 ) -> "Compiled":
-    """The best of the ways to find ranges for the ``smoothed`` version of ``canonical``."""
+    """The best of the ways to find ranges for the ``smoothed`` version of ``canonical``.
+
+    ``narrow``: weights will have fewer bits than here, where all are rounded to as many as kernels take.
+    """
     options, source, limits = compiler.options, compiler.source, compiler.limits
     if options.calibration_method != "auto":
         (only,) = compiler.compiled(smoothed, smoothing, (options.calibration_method,))
@@ -146,6 +153,11 @@ def _best_ranges(
     judged = [compiler.judged(one, canonical) for one in tried]
     if limits.least_share:  # a network that is hard to quantize: what correction makes of each way decides
         judged = [max(one, compiler.corrected(one, canonical), key=_fidelity) for one in judged]
+    if narrow and equalizing:
+        *judged, last = judged
+        return (
+            last if _fidelity(last) >= max(map(_fidelity, judged)) + EQUALIZING_COST_DB else max(judged, key=_fidelity)
+        )
     return max(judged, key=_fidelity)
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CORRECTING = ("second-order", "gptq", "adaround", "block")  # these find the best biases along with the weights
 SAMPLES = {"fast": 64, "default": 256, "best": 512}
 LONG = 10.0  # seconds that are said up front
-BATCH_BYTES, MOST_IN_BATCH = 8 << 20, 64  # of the inputs of one batch
 
 
 def round_weights(
@@ -65,6 +64,7 @@ def _on_data(
     options: QuantizeOptions,
     progress: Progress,
 ) -> Rounding:
+    from ptqc.execute.torch_executor.streams import batch_size
     from ptqc.rounding.expected_time import expected_seconds, time_text
     from ptqc.rounding.problem import BEST, FAST, GPTQ, SECOND_ORDER
     from ptqc.rounding.reconstruct import round_by_reconstruction
@@ -74,13 +74,13 @@ def _on_data(
     settings = (
         GPTQ if options.rounding == "gptq" else {"fast": FAST, "default": SECOND_ORDER, "best": BEST}[options.effort]
     )
-    head = FirstSamples(source, SAMPLES[options.effort])
+    head, size = FirstSamples(source, SAMPLES[options.effort]), batch_size(model)
     expected = expected_seconds(model, requests, len(head), settings)
     if expected >= LONG:
         progress(f"round weights, about {time_text(expected)}", 0, len(requests))
 
     def batches() -> Iterator[Mapping[str, Array]]:
-        return (batch.feeds for batch in head.batches(_batch_size(head)))
+        return (batch.feeds for batch in head.batches(size))
 
     found = round_second_order(
         model,
@@ -105,12 +105,6 @@ def _on_data(
         progress=partial(progress, "reconstruct"),
         checkpoint=_checkpoint(plan, requests, head, options, options.rounding),
     )
-
-
-def _batch_size(source: Source) -> int:
-    first = next(iter(source.batches(1)))
-    each = sum(array.nbytes for array in first.feeds.values()) / first.samples
-    return int(min(max(BATCH_BYTES // max(each, 1), 1), MOST_IN_BATCH))
 
 
 def _checkpoint(
