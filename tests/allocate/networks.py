@@ -63,8 +63,9 @@ def samples(model: ir.Model, count: int = 8) -> list[dict[str, Array]]:
 def compiled(
     model: ir.Model, data: list[Mapping[str, Array]] | list[dict[str, Array]] | None = None, **options: object
 ) -> Compiled:
-    """The lowered form of a model with ranges from the least and greatest values."""
-    chosen = QuantizeOptions(**{"calibration_method": "minmax", "cpu": "vnni", "check_passes": True, **options})  # type: ignore[arg-type]
+    """The lowered form of a model with ranges from the least and greatest values and weights rounded to nearest."""
+    simple = {"calibration_method": "minmax", "rounding": "nearest", "cpu": "vnni", "check_passes": True}
+    chosen = QuantizeOptions(**{**simple, **options})  # type: ignore[arg-type]
     restrictions = Restrictions(chosen.keep_float, chosen.precision, chosen.op_types, chosen.activations)
     source = open_source(data or samples(model), input_specs(model))
     return compile_graph(model, INT8, source, restrictions, chosen, lambda stage, done, total: None)

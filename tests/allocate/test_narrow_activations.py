@@ -83,7 +83,7 @@ def test_every_form_has_the_codes_that_are_simulated(name):
     model = network(f"{HEAD} {constants} {{ {nodes} }}")
     rows = samples(model, 4)
     feeds = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    found = compare_codes(compiled(model, precision=(("?*", W8A4),), rounding="nearest"), feeds)
+    found = compare_codes(compiled(model, precision=(("?*", W8A4),)), feeds)
     assert found.codes >= 16
     assert found.different <= found.codes * 1e-3
     assert found.greatest <= 1
@@ -95,8 +95,8 @@ def test_kernels_stay_integer_and_both_forms_agree(bits):
     model = network(RESIDUAL)
     data = samples(model)
     precision = (("?*", Precision(8, bits)),)
-    pairs = compiled(model, data, precision=precision, rounding="nearest")
-    operators = compiled(model, data, precision=precision, rounding="nearest", format="qoperator")
+    pairs = compiled(model, data, precision=precision)
+    operators = compiled(model, data, precision=precision, format="qoperator")
     report = check_fusion(pairs.model)
     assert report.integer_macs == report.macs
     assert report.islands == ()
@@ -108,7 +108,7 @@ def test_kernels_stay_integer_and_both_forms_agree(bits):
 def test_no_code_is_greater_than_the_width_allows():
     model = network(RESIDUAL)
     data = samples(model)
-    done = compiled(model, data, precision=(("?*", W8A4),), rounding="nearest")
+    done = compiled(model, data, precision=(("?*", W8A4),))
     model = done.model.clone()
     narrow = [f"{name}_quantized" for name, params in done.plan.tensors.items() if params.type == UINT4]
     values = {value.name: value for node in model.graph for value in node.outputs}

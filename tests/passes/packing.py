@@ -39,7 +39,7 @@ def lowered(
     model: ir.Model, form: WeightFormat, *, last: str = "pack-weights", qoperator: bool = False, dynamic: bool = False
 ) -> tuple[ir.Model, ir.Model]:
     """``model`` with weights of ``form``, once in bytes and once packed by the pass ``last``."""
-    done = compiled(model, activations="dynamic" if dynamic else "static", rounding="nearest", check_passes=False)
+    done = compiled(model, activations="dynamic" if dynamic else "static", check_passes=False)
     rounding = {}
     for node in done.canonical.graph:
         parts = linear_parts(node)

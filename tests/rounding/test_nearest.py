@@ -15,7 +15,7 @@ NET = """g (float[N,4,6,6] x, float[4,4,1,1] w, float[4] b, float[4,4,1,1] w2) =
 
 def test_each_constant_of_the_plan_gets_its_codes():
     model = network(NET)
-    plan = compiled(model, rounding="nearest").plan
+    plan = compiled(model).plan
     codes = round_to_nearest(model, plan)
     # The weight is shared; its biases are not, as their scales differ with the inputs.
     assert sorted(codes) == ["one:bias", "two:bias", "w", "w2"]
