@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.calibrate.cache import Cache, content_key
-from ptqc.calibrate.contract import InputContract
+from ptqc.calibrate.contract import InputContract, Kind
 from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, METHODS, PROCEDURAL, WAYS, NotDistillable
 from ptqc.calibrate.synthesis.assemble import procedural_info, synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
@@ -17,6 +17,8 @@ from ptqc.core.types import Array
 from ptqc.graph.walk import graph_hash
 
 PROCEDURAL_SAMPLES = 256
+PROCEDURAL_BESIDE = 192  # distilled ones, where second moments need many: trials, docs/data-free.md
+BESIDE_SEED = 1 << 19  # they are not those that distillation starts from
 PROCEDURAL_BYTES = 160 << 20  # of a whole set, which is held in memory
 
 
@@ -42,6 +44,7 @@ def make_samples(
     samples: int | None,
     seed: int,
     progress: Progress,
+    few_bits: bool = False,
 ) -> Synthetic:
     """Samples for ``model``.
 
@@ -50,6 +53,7 @@ def make_samples(
         statistics: the canonical graph of the same network with BatchNormalization's statistics in its metadata.
         method: ``auto``: distilled if possible, else by rules; ``none``: by rules; or a way to distil.
         samples: how many; None for as many as are useful.
+        few_bits: they are for rounding weights to few bits. ``auto`` then adds images made by rules to distilled ones.
 
     Raises:
         NotDistillable: ``method`` names a way to distil that this model does not allow.
@@ -67,16 +71,28 @@ def make_samples(
         rules = _procedural(model, contracts, samples, seed, progress)
         note = f"samples were made by rules, as nothing could be distilled: {reason.why}"
         return replace(rules, notes=(note, *rules.notes))
-    return (
-        found if has_converged(found.info) else _united(found, _procedural(model, contracts, samples, seed, progress))
-    )
+    if not has_converged(found.info):
+        losses = found.info.losses
+        why = (
+            f"as distillation did not converge: the loss fell from {losses['noise']:.3g} (noise) to {losses['end']:.3g}"
+        )
+        return _united(found, _procedural(model, contracts, samples, seed, progress), why)
+    if few_bits and samples is None and any(contract.kind is Kind.IMAGE for contract in contracts):
+        rules = _procedural(model, contracts, None, seed + BESIDE_SEED, progress, PROCEDURAL_BESIDE)
+        return _united(found, rules, "as rounding to few bits needs many")
+    return found
 
 
 def _procedural(
-    model: ir.Model, contracts: Sequence[InputContract], samples: int | None, seed: int, progress: Progress
+    model: ir.Model,
+    contracts: Sequence[InputContract],
+    samples: int | None,
+    seed: int,
+    progress: Progress,
+    most: int = PROCEDURAL_SAMPLES,
 ) -> Synthetic:
     one = sum(int(np.prod(contract.sample_shape)) * contract.dtype.itemsize for contract in contracts)
-    count = samples or max(1, min(PROCEDURAL_SAMPLES, PROCEDURAL_BYTES // max(one, 1)))
+    count = samples or max(1, min(most, PROCEDURAL_BYTES // max(one, 1)))
     arrays = synthesize(contracts, count, seed, model, lambda done, total: progress("synthesize", done, total))
     return Synthetic(arrays, procedural_info(contracts, count, seed))
 
@@ -142,13 +158,9 @@ def has_converged(info: SyntheticInfo) -> bool:
     return bool(info.losses) and info.losses["end"] <= CONVERGED * info.losses["noise"]
 
 
-def _united(distilled: Synthetic, rules: Synthetic) -> Synthetic:
-    """The safety net where distillation did not converge."""
-    losses = distilled.info.losses
-    note = (
-        "samples made by rules were added, as distillation did not converge: the loss fell from"
-        f" {losses['noise']:.3g} (noise) to {losses['end']:.3g}"
-    )
+def _united(distilled: Synthetic, rules: Synthetic, why: str) -> Synthetic:
+    """The distilled samples first, then those made by rules."""
+    note = f"{rules.info.samples} samples made by rules were added, {why}"
     count = distilled.info.samples + rules.info.samples
     info = replace(distilled.info, samples=count, method=f"{distilled.info.method} and procedural")
     arrays = {name: np.concatenate([array, rules.arrays[name]]) for name, array in distilled.arrays.items()}

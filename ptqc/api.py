@@ -91,7 +91,7 @@ def quantize(
     description, watch = find_target(target), Stopwatch()
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
-    found = calibration_data(data, loaded, options, shown)
+    found = calibration_data(data, loaded, options, shown, description)
     estimation = _estimation(found, loaded, options, shown)
     source, held_out = found.source, options.eval_data is not None
     if held_out:

@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ptqc.allocate.formats import cpu_kind
 from ptqc.calibrate.contract import InputContract, Kind, contract_notes
 from ptqc.calibrate.contract_inference import find_contracts
 from ptqc.calibrate.distillation.settings import AUTO, BATCH_NORM, PROCEDURAL, NotDistillable
@@ -22,11 +23,13 @@ from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.same_network import check_same_network
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import canonical_passes, run_passes
+from ptqc.targets.target import Target
 
 # Classes that are seen with confidence have larger scores than made-up samples show: trials, docs/data-free.md.
 OUTPUT_FACTOR = 1.5
 # Of what was seen in made-up images, which no range cuts off: trials on six networks, docs/data-free.md.
 LEAST_SHARE = 0.85
+FEW_BITS = 6  # of weights, at most
 ESTIMATING_METHOD, ESTIMATING_SEED, ESTIMATING_SAMPLES = "batch-norm-noise", 1 << 20, 64
 
 
@@ -46,14 +49,18 @@ class CalibrationData:
     notes: tuple[str, ...] = ()
 
 
-def calibration_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, progress: Progress) -> CalibrationData:
-    """The samples in ``data``, or made-up ones if it is None.
+def calibration_data(
+    data: Any, loaded: LoadedModel, options: QuantizeOptions, progress: Progress, target: Target | None = None
+) -> CalibrationData:
+    """The samples in ``data``, or made-up ones if it is None: more of them where ``target`` has weights of few bits.
 
     Raises DataError for data that cannot be used, OptionError for options that contradict it, and where neither the
     user nor the model says what an input is.
     """
     if data is None:
-        return _described(made_up(loaded, options, options.distill, options.samples, options.seed, progress), loaded)
+        few_bits = target is not None and _has_few_bits(target, options)
+        made = made_up(loaded, options, options.distill, options.samples, options.seed, progress, few_bits)
+        return _described(made, loaded)
     for name in ("distill", "stats_from"):
         if getattr(options, name) not in (None, AUTO):
             option = name.replace("_", "-")
@@ -63,6 +70,11 @@ def calibration_data(data: Any, loaded: LoadedModel, options: QuantizeOptions, p
     if info is None:
         return CalibrationData(source)
     return CalibrationData(source, info, limits_of(info))
+
+
+def _has_few_bits(target: Target, options: QuantizeOptions) -> bool:
+    asked = [precision.weight_bits for _, precision in options.precision]
+    return min(bits for bits in (target.weight_bits[cpu_kind(options)], *asked) if bits is not None) <= FEW_BITS
 
 
 def estimating_data(
@@ -97,9 +109,17 @@ def _without_classes(
 
 
 def made_up(
-    loaded: LoadedModel, options: QuantizeOptions, method: str, samples: int | None, seed: int, progress: Progress
+    loaded: LoadedModel,
+    options: QuantizeOptions,
+    method: str,
+    samples: int | None,
+    seed: int,
+    progress: Progress,
+    few_bits: bool = False,
 ) -> tuple[Synthetic, tuple[InputContract, ...]]:
     """Samples for a model, by a method of ``--distill``, and what they were made to be.
+
+    ``few_bits``: for weights of few bits, see :func:`ptqc.calibrate.synthetic.make_samples`.
 
     Raises NotDistillable where the model does not allow the method, OptionError for options that contradict each other,
     and where neither the user nor the model says what an input is.
@@ -115,7 +135,7 @@ def made_up(
         other = import_model(options.stats_from)
         statistics = _statistics_of(other, statistics, str(options.stats_from))
         contracts = _with_known_units(contracts, describe_inputs(other, options))
-    return make_samples(loaded.model, statistics, contracts, method, samples, seed, progress), contracts
+    return make_samples(loaded.model, statistics, contracts, method, samples, seed, progress, few_bits), contracts
 
 
 def describe_inputs(loaded: LoadedModel, options: QuantizeOptions) -> tuple[InputContract, ...]:

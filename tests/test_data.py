@@ -10,9 +10,11 @@ import pytest
 from ptqc.calibrate.distillation.settings import AUTO, NotDistillable
 from ptqc.calibrate.synthesis.assemble import synthesize
 from ptqc.calibrate.synthesis.info import save_samples
+from ptqc.calibrate.synthetic import PROCEDURAL_BESIDE
 from ptqc.core.errors import ModelError, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.ranges import AS_SEEN
+from ptqc.core.types import W8A8, Precision
 from ptqc.data import (
     ESTIMATING_SAMPLES,
     OUTPUT_FACTOR,
@@ -24,6 +26,7 @@ from ptqc.data import (
     sensitivity_data,
 )
 from ptqc.graph.load import LoadedModel, import_model
+from ptqc.targets.registry import find_target
 from tests.calibrate.distillation.networks import CLASSIFIER, IMAGE, contracts_of, network, with_statistics_of
 from tests.graph.test_same_network import folded
 
@@ -75,6 +78,24 @@ def test_without_any_they_are_made(loaded):
     assert len(found.source) == found.info.samples
     assert "batch-norm" in found.source.description and "seed 4" in found.source.description
     assert any("'x' is image" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "more"),
+    [
+        ("int8", (), False),
+        ("int8", (("*", W8A8),), False),
+        ("int4", (), True),
+        ("int8", (("c", Precision(2, 8)),), True),
+    ],
+)
+def test_targets_of_few_bits_get_more(loaded, monkeypatch, target, asked, more):
+    monkeypatch.setattr("ptqc.calibrate.synthetic.CONVERGED", 10.0)
+    options = replace(OPTIONS, precision=asked)
+    found = calibration_data(None, loaded, options, _quiet, find_target(target))
+    usual = calibration_data(None, loaded, options, _quiet)
+    assert len(found.source) == len(usual.source) + (PROCEDURAL_BESIDE if more else 0)
+    assert ("few bits" in " ".join(found.notes)) == more
 
 
 def test_a_file_of_made_up_samples_is_used_as_they_are(loaded, tmp_path):

@@ -12,7 +12,7 @@ from ptqc.calibrate.contract import InputContract
 from ptqc.calibrate.distillation.settings import NotDistillable
 from ptqc.calibrate.synthesis.assemble import synthesize
 from ptqc.calibrate.synthesis.info import SyntheticInfo
-from ptqc.calibrate.synthetic import CONVERGED, Synthetic, has_converged, make_samples
+from ptqc.calibrate.synthetic import BESIDE_SEED, CONVERGED, PROCEDURAL_BESIDE, Synthetic, has_converged, make_samples
 from ptqc.core.errors import OptionError
 from ptqc.graph.load import import_model
 from tests.calibrate.distillation.networks import CLASSIFIER, IMAGE, canonical, contracts_of, network
@@ -21,11 +21,18 @@ PLAIN = """g (float[N,3,8,8] x) => (float[N,6,6,6] y) <float[6,3,3,3] w> { a = C
 pytestmark = pytest.mark.usefixtures("quick_distillation")
 
 
-def _made(method: str, samples: int | None = None, seed: int = 0, text: str = CLASSIFIER) -> Synthetic:
+def _made(method: str, samples: int | None = None, seed: int = 0, text: str = CLASSIFIER, **how: bool) -> Synthetic:
     model = network(text)
     contracts = contracts_of(model, IMAGE)
     return make_samples(
-        import_model(model).model, canonical(model), contracts, method, samples, seed, lambda stage, done, total: None
+        import_model(model).model,
+        canonical(model),
+        contracts,
+        method,
+        samples,
+        seed,
+        lambda stage, done, total: None,
+        **how,
     )
 
 
@@ -77,7 +84,29 @@ def test_auto_adds_samples_by_rules_where_it_did_not_converge(monkeypatch):
     np.testing.assert_array_equal(made.arrays["x"], np.concatenate([distilled.arrays["x"], rules.arrays["x"]]))
     assert made.info.samples == 262 and "procedural" in made.info.method
     assert made.info.losses == distilled.info.losses
-    assert "did not converge" in made.notes[0]
+    assert "256 samples made by rules were added, as distillation did not converge" in made.notes[0]
+
+
+def test_few_bits_add_images_made_by_rules_behind_the_distilled_ones(monkeypatch):
+    monkeypatch.setattr(synthetic, "CONVERGED", 10.0)
+    made, distilled = _made("auto", few_bits=True), _made("batch-norm")
+    rules = _made("none", PROCEDURAL_BESIDE, BESIDE_SEED)
+    np.testing.assert_array_equal(made.arrays["x"], np.concatenate([distilled.arrays["x"], rules.arrays["x"]]))
+    assert made.info.samples == 6 + PROCEDURAL_BESIDE and has_converged(made.info)
+    assert made.notes == (f"{PROCEDURAL_BESIDE} samples made by rules were added, as rounding to few bits needs many",)
+
+
+@pytest.mark.parametrize(("method", "samples"), [("batch-norm", None), ("auto", 4)])
+def test_few_bits_change_nothing_that_was_asked_for(monkeypatch, method, samples):
+    monkeypatch.setattr(synthetic, "CONVERGED", 10.0)
+    made, distilled = _made(method, samples, few_bits=True), _made("batch-norm", samples)
+    np.testing.assert_array_equal(made.arrays["x"], distilled.arrays["x"])
+    assert made.notes == ()
+
+
+def test_few_bits_add_samples_once_where_distillation_did_not_converge(monkeypatch):
+    monkeypatch.setattr(synthetic, "CONVERGED", 1e-9)
+    np.testing.assert_array_equal(_made("auto", few_bits=True).arrays["x"], _made("auto").arrays["x"])
 
 
 def test_converged_is_said_of_the_loss():
