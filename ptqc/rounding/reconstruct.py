@@ -64,17 +64,25 @@ def round_by_reconstruction(
     with torch_threads(), torch.no_grad():
         walk = _Walk(model, plan, requests, batches, settings, initial)
         for number, unit in enumerate(walk.units):
-            kept = {name: checkpoint.load(name) if checkpoint else None for name in unit.layers}
-            found = {name: layer for name, layer in kept.items() if layer is not None}
-            if len(found) < len(kept):
-                found = dict(walk.reconstruct(unit, seed + number))
+            found = _finished(unit, checkpoint)
+            if found is None:
+                found = walk.reconstruct(unit, seed + number)
+                for name, layer in found.items() if checkpoint else ():
+                    assert checkpoint is not None
+                    checkpoint.store(name, layer)
+            else:
+                walk.pass_by(unit)
             walk.settle(found)
-            for name in found if checkpoint else ():
-                assert checkpoint is not None
-                checkpoint.store(name, found[name])
             if progress:
                 progress(number + 1, len(walk.units))
     return walk.done
+
+
+def _finished(unit: Unit, checkpoint: Checkpoint | None) -> Mapping[str, RoundedLayer] | None:
+    """The layers of a unit that an earlier run finished; None where one is missing."""
+    kept = {name: checkpoint.load(name) if checkpoint else None for name in unit.layers}
+    found = {name: layer for name, layer in kept.items() if layer is not None}
+    return found if len(found) == len(kept) else None
 
 
 class _Walk:
@@ -122,6 +130,11 @@ class _Walk:
         for name, layer in layers.items():
             self.done[name] = layer
             set_layer(self.streams.quantized, self.linear[name], layer, first=True)
+
+    def pass_by(self, unit: Unit) -> None:
+        """Brings the streams to a unit that is finished: where they stop, they lose bits, as in an uninterrupted run."""
+        for _ in self.streams.to(unit.steps[0].node, ahead=False):
+            pass
 
     def reconstruct(self, unit: Unit, seed: int) -> Mapping[str, RoundedLayer]:
         """The layers of the unit, better or as they were."""

@@ -145,14 +145,22 @@ def test_finished_layers_are_taken_from_a_checkpoint() -> None:
             self.layers[node] = layer
 
     model, plan, requests, initial = _case()
-    settings = replace(QUICK, steps=10)
+    settings = replace(QUICK, steps=10, unit="layer")
+
+    def found(checkpoint: Memory) -> Rounding:
+        return round_by_reconstruction(
+            model, plan, requests, _batches(1), settings, initial=initial, checkpoint=checkpoint
+        )
+
     memory = Memory({})
-    whole = round_by_reconstruction(model, plan, requests, _batches(1), settings, initial=initial, checkpoint=memory)
+    whole = found(memory)
     assert sorted(memory.layers) == ["n0", "n2", "n4"]
-    first = Memory({"n0": memory.layers["n0"]})
-    resumed = round_by_reconstruction(model, plan, requests, _batches(1), settings, initial=initial, checkpoint=first)
-    for name in initial:
-        _assert_same(resumed[name], whole[name])
+    for count in range(1, 4):
+        kept = Memory(dict(list(memory.layers.items())[:count]))
+        resumed = found(kept)
+        assert list(kept.layers) == list(memory.layers)
+        for name in initial:
+            _assert_same(resumed[name], whole[name])
 
 
 def test_soft_weights_begin_at_their_codes_and_may_go_toward_the_float_weights() -> None:
