@@ -70,7 +70,7 @@ def _add_errors(model: ir.Model, plan: QuantPlan, codes: Mapping[str, Array]) ->
 def _add_error(
     model: ir.Model, parts: Linear, weights: Array, plan: QuantPlan, names: Names, rounded: dict[str, ir.Value]
 ) -> str:
-    """Adds the node's double with quantized ``weights`` behind it, and the difference of the two; the tensor that holds it."""
+    """Adds the node's double with quantized ``weights`` behind it; the tensor with the difference of the two."""
     node, name, stem = parts.node, parts.data.name or "", parts.node.name or ""
     last = node
 

@@ -132,7 +132,7 @@ class _Walk:
             set_layer(self.streams.quantized, self.linear[name], layer, first=True)
 
     def pass_by(self, unit: Unit) -> None:
-        """Brings the streams to a unit that is finished: where they stop, they lose bits, as in an uninterrupted run."""
+        """Brings the streams to a finished unit: where they stop, they lose bits, as in an uninterrupted run."""
         for _ in self.streams.to(unit.steps[0].node, ahead=False):
             pass
 

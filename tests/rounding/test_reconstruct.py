@@ -145,7 +145,7 @@ def test_finished_layers_are_taken_from_a_checkpoint() -> None:
             self.layers[node] = layer
 
     model, plan, requests, initial = _case()
-    settings = replace(QUICK, steps=10, unit="layer")
+    settings = replace(QUICK, steps=40, unit="layer")
 
     def found(checkpoint: Memory) -> Rounding:
         return round_by_reconstruction(
