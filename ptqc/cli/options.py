@@ -154,7 +154,7 @@ def rounding_options(function: F) -> F:
             "--weight-format",
             type=Word(("auto", "uniform", "codebook")),
             default="auto",
-            help="Below 8 bits: levels at equal distances, 16 of one's own, or by error per byte.",
+            help="Below 8 bits: levels at equal distances, 4 to 16 of one's own, or by error per byte.",
         ),
         click.option(
             "--effort", type=Word(("fast", "default", "best")), default="default", help="Time spent on rounding."

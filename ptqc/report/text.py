@@ -107,17 +107,17 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
     headings = (("#", True), ("layer", False), ("op", False), ("precision", False))
     narrow = has_narrow_weights(layers)
     storage = (("stored as", False), ("rounding dB", True)) if narrow else ()
-    figures = (("SQNR dB", True), ("noise", True), ("MACs", True), ("weights", True))
-    table = plain_table(title, *headings, *storage, *figures, ("why", False))
+    costs = (("weights", True),) if narrow and not everything else (("MACs", True), ("weights", True))  # width is short
+    table = plain_table(title, *headings, *storage, ("SQNR dB", True), ("noise", True), *costs, ("why", False))
     for number, layer in shown:
         share = "" if layer.share is None else f"{layer.share:.1%}"
         macs, weights = count_text(layer.macs) if layer.macs else "", size_text(layer.weight_bytes)
         names = (short_name(layer.name, NAME_WIDTH), printable(layer.op, 30), printable(layer.precision, 20))
         stored = (printable(layer.stored_as, 24), rounding_text(layer)) if narrow else ()
-        figure_cells = (decibel_text(layer.sqnr_db), share, macs, weights if layer.weight_bytes else "")
+        cells = (macs, weights if layer.weight_bytes else "")[-len(costs) :]
         reason = layer.reason if everything or layer.precision == "float" else ""
         why = printable("; ".join(part for part in (reason, layer.note if everything else "") if part), 200)
-        table.add_row(str(number), *names, *stored, *figure_cells, why)
+        table.add_row(str(number), *names, *stored, decibel_text(layer.sqnr_db), share, *cells, why)
     return table
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ptqc.report.estimates import Estimate
 from ptqc.report.report import DataInfo, FileInfo, Report
-from ptqc.report.summary import accuracy_text, decibel_text, printable, size_text
+from ptqc.report.summary import accuracy_text, decibel_text, printable, share_text, size_text
 
 HEADINGS = ("bits", "SQNR dB", "agreement", "accuracy", "weights", "file", "of 8 bits", "stored as", "s")
 
@@ -15,7 +15,7 @@ class Width:
     """One model at one width.
 
     Attributes:
-        bits: of the weights; small first, last and depthwise layers keep 8.
+        bits: of the weights; small first, last, depthwise and tiny layers keep 8.
         sqnr_db, agreement, accuracy: as in :class:`ptqc.report.report.Figures`.
         formats: format -> tensors stored so.
         weight_bytes, file_bytes: of the weights of linear layers, and of the whole file.
@@ -70,7 +70,7 @@ def width_rows(table: WidthTable) -> list[tuple[str, ...]]:
             (
                 str(row.bits),
                 "" if row.sqnr_db is None else decibel_text(row.sqnr_db.value),
-                "" if row.agreement is None else f"{row.agreement.value:.1%}",
+                "" if row.agreement is None else share_text(Estimate(row.agreement.value)),
                 "" if row.accuracy is None else accuracy_text(Estimate(row.accuracy.value), table.metric),
                 size_text(row.weight_bytes),
                 size_text(row.file_bytes),
