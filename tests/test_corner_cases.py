@@ -13,7 +13,13 @@ from ptqc.execute.runtime import run_session, session_of
 from tests.allocate.networks import network
 
 LEAST_SQNR = 28.0
-SETTINGS = {"no_measure": True, "check_passes": True, "cpu": "vnni", "calibration_method": "minmax"}
+SETTINGS = {
+    "no_measure": True,
+    "check_passes": True,
+    "cpu": "vnni",
+    "calibration_method": "minmax",
+    "rounding": "nearest",
+}
 
 
 def samples_of(model: ir.Model, **fixed: Array) -> list[dict[str, Array]]:

@@ -24,7 +24,7 @@ from tests.calibrate.distillation.networks import CLASSIFIER, IMAGE, network, wi
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
-OPTIONS = QuantizeOptions(no_measure=True, cpu="vnni", inputs=(IMAGE,))
+OPTIONS = QuantizeOptions(no_measure=True, rounding="nearest", cpu="vnni", inputs=(IMAGE,))
 CODE = "from ptqc.cli.main import main; main()"
 REAL = (np.random.default_rng(7).normal(size=(64, 3, 8, 8)) * 0.8).clip(-2, 2).astype(np.float32)
 
@@ -99,7 +99,7 @@ def test_the_model_that_is_written_holds_no_statistics(model, quick_distillation
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "grade"), [("digits_resnet", "A"), ("digits_mobilenet", "B"), ("digits_vit", "C")])
 def test_digits_are_about_as_good_as_with_real_data(name, grade):
-    options = QuantizeOptions(no_measure=True, cpu="vnni", eval_data=MODELS / "digits_test.npz")
+    options = replace(OPTIONS, inputs=(), eval_data=MODELS / "digits_test.npz")
     path, data = MODELS / f"{name}.onnx", MODELS / "digits_calib.npz"
     without, real = (quantize(path, data=given, options=options).report for given in (None, data))
     assert without.figures.sqnr_db is not None and real.figures.sqnr_db is not None and without.confidence is not None
@@ -115,7 +115,7 @@ def test_resnet20_is_as_good_as_with_real_data(data_root, tmp_path):
         images = stored["images"]
     np.savez(tmp_path / "calib.npz", input=images[:256])
     np.savez(tmp_path / "other.npz", input=images[256:])
-    options = QuantizeOptions(no_measure=True, cpu="vnni", preprocess=steps, eval_data=tmp_path / "other.npz")
+    options = replace(OPTIONS, inputs=(), preprocess=steps, eval_data=tmp_path / "other.npz")
     path = data_root / "models" / "resnet20.onnx"
     without, real = (quantize(path, data=given, options=options).report for given in (None, tmp_path / "calib.npz"))
     assert without.figures.sqnr_db is not None and real.figures.sqnr_db is not None and without.confidence is not None

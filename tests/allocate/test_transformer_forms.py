@@ -19,7 +19,7 @@ from ptqc.targets.registry import find_target
 RNG = np.random.default_rng(0)
 SHAPE = ["N", "T", 16]
 SAMPLES = [{"x": RNG.normal(size=(1, 4 + n % 3, 16)).astype(np.float32)} for n in range(8)]
-OPTIONS = QuantizeOptions(calibration_method="minmax", activations="static")
+OPTIONS = QuantizeOptions(calibration_method="minmax", rounding="nearest", activations="static")
 
 
 def block(nodes: list[onnx.NodeProto], rank: int = 3) -> ir.Model:

@@ -20,7 +20,7 @@ from ptqc.execute.runtime import run_session, session_of
 from ptqc.graph.versions import NEWEST_IR_VERSION, NEWEST_OPSET
 from ptqc.targets.registry import find_target
 
-OPTIONS = QuantizeOptions(no_measure=True, calibration_method="minmax", activations="static")
+OPTIONS = QuantizeOptions(no_measure=True, calibration_method="minmax", rounding="nearest", activations="static")
 # The documented reasons for which a case may be refused.
 REFUSED = (
     "nothing in this model can be quantized",

@@ -50,10 +50,11 @@ def sqnr(exact: Array, other: Array) -> float:
 
 @st.composite
 def options(draw: st.DrawFn) -> QuantizeOptions:
-    """Method, format and CPU."""
+    """Method, format, rounding and CPU."""
     return QuantizeOptions(
         calibration_method=draw(st.sampled_from(METHODS)),
         format=draw(st.sampled_from(["qdq", "qdq", "qoperator"])),
+        rounding=draw(st.sampled_from(["nearest", "nearest", "second-order"])),
         cpu=draw(st.sampled_from(["native", "avx2"])),
         activations=draw(st.sampled_from(["auto", "static", "dynamic"])),
         check_passes=draw(st.booleans()),

@@ -20,7 +20,7 @@ def preprocessed(pixels, specs):
 
 
 def quantized(path, samples):
-    options = QuantizeOptions(calibration_method="minmax", no_measure=True)
+    options = QuantizeOptions(calibration_method="minmax", rounding="nearest", no_measure=True)
     loaded, target = import_model(path), find_target("int8")
     canonicalise(loaded.model, target, options)
     source = open_source({"input": samples}, input_specs(loaded.model))

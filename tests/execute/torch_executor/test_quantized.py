@@ -39,7 +39,7 @@ def feeds_of(model, count=4):
 def zoo(path, feeds, **options):
     """A compiled model of a file, with ranges from the least and greatest values."""
     model, target = import_model(path).model, find_target("int8")
-    chosen = QuantizeOptions(calibration_method="minmax", cpu="vnni", **options)
+    chosen = QuantizeOptions(calibration_method="minmax", rounding="nearest", cpu="vnni", **options)
     canonicalise(model, target, chosen)
     source = open_source(feeds, input_specs(model))
     return compile_graph(model, target, source, restrictions_of(chosen), chosen, lambda stage, done, total: None)
