@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from ptqc.allocate.formats import CODEBOOK_BITS, PLAIN_BITS
 from ptqc.api import quantize
 from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
@@ -36,20 +37,26 @@ def bits_against_quality(
     Args:
         model, data: as for ``quantize``. What yields samples once only will not do: it is read at each width.
         widths: of the weights, 2 to 8.
-        options: as for ``quantize``; latency is not measured.
+        options: as for ``quantize``; latency is not measured. Widths that have no codebooks have even levels.
         progress: called with (stage, steps done, steps in all); stages begin with the width.
 
-    Raises PtqcError kinds as ``quantize`` does, and OptionError for other widths.
+    Raises PtqcError kinds as ``quantize`` does, and OptionError for other widths and those that the packing has not.
     """
     if not widths or any(bits not in range(2, 9) for bits in widths):
         raise OptionError("these are no widths of weights", where="--bits", fix="give widths from 2 to 8: 8,4,2")
     options = replace(options or QuantizeOptions(), no_measure=True)
+    options.check()
+    if options.packing == "plain" and not set(widths) <= set(PLAIN_BITS):
+        fix = "give --bits 8,4,2, or leave out --packing"
+        raise OptionError("--packing plain has weights of 8, 4 and 2 bits only", where="--bits", fix=fix)
     rows: list[Width] = []
     for bits in widths:
         asked = (("*", Precision(bits, 8)), *options.precision)
         steps = None if progress is None else _named(progress, bits)
         target = "int8" if bits == 8 else "int4"
-        result = quantize(model, target, data, options=replace(options, precision=asked), progress=steps)
+        form = options.weight_format if bits in CODEBOOK_BITS else "auto"
+        chosen = replace(options, precision=asked, weight_format=form)
+        result = quantize(model, target, data, options=chosen, progress=steps)
         report = result.report
         rows.append(width_of(report, bits, len(serialize(result.model))))
     figures = report.figures

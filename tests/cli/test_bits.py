@@ -54,6 +54,18 @@ def test_widths_that_cannot_be_used(ptqc, given, bits):
     assert "give widths from 2 to 8" in result.stderr
 
 
+def test_formats_that_some_widths_do_not_have(ptqc, models):
+    given = (models / "digits_resnet.onnx", "--data", models / "digits_calib.npz", "--samples", 16, "--effort", "fast")
+    refused = ptqc("bits", *given, "--packing", "plain")
+    assert refused.exit_code == 2
+    assert "8, 4 and 2 bits only" in refused.stderr and "--bits 8,4,2" in refused.stderr
+    shown = ptqc("bits", *given, "--bits", "8,2", "--weight-format", "codebook", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    formats = [row["formats"] for row in json.loads(shown.stdout)["widths"]]
+    assert "int2" not in formats[1] and any(name.startswith("codebook2") for name in formats[1])
+    assert list(formats[0]) == ["int8"]
+
+
 def table(**changes) -> WidthTable:
     widths = tuple(
         Width(
