@@ -113,6 +113,8 @@ class QuantParams:
             raise ValueError(f"scale of shape {scale.shape} does not fit blocks of {self.block} along {self.axis}")
         if self.codebook is not None:
             object.__setattr__(self, "codebook", self._checked_codebook(scale))
+            if zero_point.any():
+                raise ValueError("codes of a codebook count from 0: it has no zero point")
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise ValueError("scales must be positive and finite")
         if ((zero_point < self.type.qmin) | (zero_point > self.type.qmax)).any():

@@ -5,19 +5,30 @@ import numpy as np
 from ptqc.core.arithmetic import GREATEST_BIAS_CODE, LEAST_SCALE
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array
-from ptqc.graph.linear import Linear
+from ptqc.graph.linear import Linear, linear_parts
 
 CANDIDATES = 71
 
 
 def least_scales(parts: Linear, plan: QuantPlan) -> Array:
-    """Least admissible scale of each output channel, float64 [O]: below it the bias would not fit into int32."""
-    channels = parts.weight_array.shape[parts.axis]
-    data = plan.tensors.get(parts.data.name or "")
-    bias = parts.bias_array
+    """Least admissible scale of each output channel, float64 [O]: below it a bias would not fit into int32.
+
+    That is the bias of the node, and of every other that shares its weights.
+    """
+    least = np.zeros(parts.weight_array.shape[parts.axis])
+    for use in parts.weight.uses():
+        other = linear_parts(use.node)
+        if other is not None and other.weight is parts.weight and other.axis == parts.axis:
+            least = np.maximum(least, _least_for_bias(other, plan))
+    return least
+
+
+def _least_for_bias(parts: Linear, plan: QuantPlan) -> Array:
+    """The same for one node, float64 [O] or [1]."""
+    data, bias = plan.tensors.get(parts.data.name or ""), parts.bias_array
     if bias is None or data is None or parts.bias_name not in plan.tensors:
-        return np.zeros(channels)
-    return np.broadcast_to(np.abs(bias.astype(np.float64)) / (float(data.scale) * GREATEST_BIAS_CODE), channels)
+        return np.zeros(1)
+    return np.asarray(np.abs(bias.astype(np.float64)) / (float(data.scale) * GREATEST_BIAS_CODE))
 
 
 def full_scales(rows: Array, qmin: int, qmax: int) -> Array:

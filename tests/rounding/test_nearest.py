@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from ptqc.core.arithmetic import quantize
+from ptqc.core.arithmetic import GREATEST_BIAS_CODE, dequantize, quantize
+from ptqc.core.errors import OptionError
 from ptqc.core.plan import QuantPlan
-from ptqc.core.types import INT8, INT32, QuantParams
-from ptqc.rounding.nearest import round_bias, round_to_nearest
+from ptqc.core.types import INT8, INT32, QuantParams, WeightFormat
+from ptqc.graph.linear import linear_parts
+from ptqc.rounding.layer import LayerRequest
+from ptqc.rounding.nearest import nearest_layers, round_bias, round_to_nearest
+from ptqc.rounding.scales import full_scales, least_scales
 from tests.allocate.networks import compiled, network
 
 NET = """g (float[N,4,6,6] x, float[4,4,1,1] w, float[4] b, float[4,4,1,1] w2) => (float[N,a,b_,c_] y)
@@ -59,3 +63,52 @@ def test_a_constant_that_the_plan_does_not_name_has_no_codes():
     model = network(NET)
     plan = QuantPlan("int8", "", {"w2": QuantParams(INT8, np.ones(4), np.zeros(4), 0, narrow=True)}, {})
     assert list(round_to_nearest(model, plan)) == ["w2"]
+
+
+def nearest(one, *formats, node="last"):
+    (layer,) = nearest_layers(one.canonical, one.plan, [LayerRequest(node, formats)]).values()
+    weights = linear_parts(one.canonical.graph.node(node)).weight_array
+    return layer, float(np.square(dequantize(layer.codes, layer.params) - weights).mean())
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_layers_at_any_width_have_the_nearest_codes_of_their_scales(bits):
+    one = compiled(network(NET))
+    layer, error = nearest(one, WeightFormat(bits))
+    weights = linear_parts(one.canonical.graph.node("last")).weight_array
+    np.testing.assert_array_equal(layer.codes, quantize(weights, layer.params))
+    assert (str(layer.params.type), layer.codes.dtype, layer.params.narrow) == (f"int{bits}", np.int8, bits >= 7)
+    assert layer.bias is None and layer.error is None and layer.note == ""
+    if bits >= 7:  # nothing is clipped
+        assert np.abs(layer.codes).max(axis=(1, 2, 3)).min() == layer.params.qmax
+    else:  # no worse than the scales that clip nothing
+        covering = replaced_scale(
+            layer.params, full_scales(weights.reshape(4, -1), layer.params.qmin, layer.params.qmax)
+        )
+        assert error <= float(np.square(dequantize(quantize(weights, covering), covering) - weights).mean()) * 1.0001
+
+
+def replaced_scale(params, scale):
+    return QuantParams(params.type, scale, params.zero_point, params.axis, params.narrow)
+
+
+def test_layers_take_the_first_uniform_format_and_refuse_codebooks():
+    one = compiled(network(NET))
+    layer, _ = nearest(one, WeightFormat(3, "tensor"), WeightFormat(5), WeightFormat(2))
+    assert str(layer.params.type) == "int5"
+    with pytest.raises(OptionError, match="knows no codebooks"):
+        nearest(one, WeightFormat(4, "channel"))
+
+
+def test_the_bias_of_each_node_that_shares_weights_fits():
+    text = NET.replace("[two] u = Conv(t, w, b)", "[two] u = Conv(t, w, b2)").replace(
+        "float[4] b,", "float[4] b, float[4] b2,"
+    )
+    model = network(text)
+    one = compiled(model)
+    large = model.graph.initializers["b2"]
+    large.const_value = type(large.const_value)(np.full(4, 1e9, np.float32), name="b2")
+    first, second = (linear_parts(model.graph.node(name)) for name in ("one", "two"))
+    scales = least_scales(first, one.plan)
+    np.testing.assert_array_equal(scales, least_scales(second, one.plan))
+    assert np.allclose(1e9 / (one.plan.tensors["t"].scale * scales), GREATEST_BIAS_CODE)
