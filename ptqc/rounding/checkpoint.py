@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import lzma
 import os
 import tempfile
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,19 @@ import numpy as np
 from ptqc.core.types import QuantParams
 from ptqc.rounding.layer import RoundedLayer
 
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+# What reading a damaged archive raises, members that only claim to be encrypted or unusually packed included.
+_UNUSABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class Checkpoint(Protocol):
