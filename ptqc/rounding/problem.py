@@ -62,11 +62,10 @@ class Problem:
     entry_bits: int = 8
 
     def admissible(self, scale: Tensor) -> Tensor:
-        """``scale`` [G, O, ...], one where there is nothing to scale, and large enough for the bias."""
-        scale = torch.where(scale < float(LEAST_SCALE), torch.ones_like(scale), scale)
-        if self.least_scale is None:
-            return scale
-        return torch.maximum(scale, self.least_scale.view(*self.least_scale.shape, *[1] * (scale.dim() - 2)))
+        """``scale`` [G, O, ...], large enough for the bias; one where there is nothing to scale."""
+        if self.least_scale is not None:
+            scale = torch.maximum(scale, self.least_scale.view(*self.least_scale.shape, *[1] * (scale.dim() - 2)))
+        return torch.where(scale < float(LEAST_SCALE), torch.ones_like(scale), scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -315,3 +315,11 @@ def test_k_means_finds_separate_heaps():
     values = (heaps.repeat_interleave(20) + 0.01 * torch.linspace(-1, 1, 80)).unsqueeze(0)
     centres = cluster(values, torch.ones_like(values), 4)
     torch.testing.assert_close(centres[0], heaps, atol=0.02, rtol=0)
+
+
+def test_an_output_without_weights_has_the_scale_that_its_bias_needs():
+    """With a scale of one, its bias would be rounded to whole steps of the input."""
+    weights = torch.zeros(1, 3, 4)
+    form = QuadraticForm.of(torch.eye(4, dtype=torch.float64).unsqueeze(0), 0.01)
+    problem = Problem(weights, weights, form, SECOND_ORDER, least_scale=torch.tensor([[0.0, 1e-6, 0.5]]))
+    assert problem.admissible(torch.tensor([[0.0, 0.0, 0.25]])).tolist() == [[1.0, pytest.approx(1e-6), 0.5]]
