@@ -227,7 +227,7 @@ def test_the_user_decides(restrictions, expected, words):
         (Restrictions(float_patterns=("_conv",)), ["no node matches", "whole names: write '*_conv*'"]),
         (Restrictions(precisions=(("l1_Conv", FLOAT),)), ["no node matches", "did you mean 'l1_conv'"]),
         (Restrictions(op_types=("Cnov",)), ["'Cnov'", "did you mean 'Conv'"]),
-        (Restrictions(precisions=(("*", Precision(1, 8)),)), ["weights of 1 bit", "2 to 8 bits"]),
+        (Restrictions(precisions=(("*", Precision(1, 8)),)), ["no 1-bit weights", "2 to 8 bits"]),
         (Restrictions(precisions=(("l1*", Precision(4, 3)),)), ["'l1*'", "activations of 3 bits", "4 to 8 bits"]),
         (Restrictions(precisions=(("*", Precision(None, 8)),)), ["w16a8", "use w8a8, or float"]),
         (Restrictions(precisions=(("*", Precision(4, 4)),), activations="dynamic"), ["w4a4", "--activations static"]),
