@@ -20,7 +20,7 @@ demo: $(VENV)/run.stamp ## quantize models/digits_resnet.onnx to int8 without da
 	@echo "  $(BIN)/ptqc report build/digits_resnet.json --html build/digits_resnet.html"
 
 test: $(VENV)/dev.stamp ## run the tests (FAST=1 leaves the slow ones out; ARGS=... goes to pytest)
-	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(FAST),-m "not slow") $(ARGS)
 
 check: $(VENV)/dev.stamp ## ruff, formatting, mypy, layers
 	$(BIN)/ruff check
