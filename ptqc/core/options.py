@@ -24,7 +24,8 @@ class QuantizeOptions:
         stats_from: an export of the same network that still has its BatchNormalization nodes.
         calibration_method: ``auto`` (the better of consumer-error and minmax on the calibration data),
             ``consumer-error``, ``mse``, ``minmax``, ``percentile`` or ``entropy``.
-        format: ``qdq`` (QuantizeLinear and DequantizeLinear pairs) or ``qoperator`` (QLinear operators).
+        format: ``qdq`` (QuantizeLinear and DequantizeLinear pairs), ``qoperator`` (QLinear operators), or, for
+            integer-only targets, ``portable`` (integer operators of the ONNX standard).
         prefer: with ``latency``, layers that measure faster in float stay there.
         cpu: the CPU that will run the result; ``avx2`` has 7-bit weights, as it saturates pairs of products.
         keep_float: patterns of nodes that stay in float.
@@ -38,6 +39,10 @@ class QuantizeOptions:
         packing: ``folded`` (decoded once at load, integer kernels run) or ``plain`` (narrow integers right under
             DequantizeLinear, for other runtimes).
         activations: ranges of Gemm and MatMul inputs: fixed, found at run time, or whichever loses less.
+        scales: of activations in integer-only models: ``free``, or ``pow2`` for powers of two, on which all engines agree.
+        multiplier_bits: of the multipliers of integer-only models, 3 to 8.
+        io: whether an integer-only model takes and gives real numbers (``float``) or codes (``integer``).
+        allow_float: patterns of nodes that may stay in float in an integer-only model.
         passes: further passes, as ``name`` or ``module:Class[@after=name]``.
         check_passes: check structure, promises and numbers after each pass.
         metric: judge accuracy by ``top1``, ``top5`` or ``module:function``.
@@ -53,7 +58,7 @@ class QuantizeOptions:
     distill: str = "auto"
     stats_from: Path | None = None
     calibration_method: str = "auto"
-    format: Literal["qdq", "qoperator"] = "qdq"
+    format: Literal["qdq", "qoperator", "portable"] = "qdq"
     prefer: Literal["accuracy", "latency"] = "accuracy"
     cpu: Literal["native", "vnni", "avx2"] = "native"
     keep_float: tuple[str, ...] = ()
@@ -65,6 +70,10 @@ class QuantizeOptions:
     block_size: int = 32
     packing: Literal["folded", "plain"] = "folded"
     activations: Literal["auto", "static", "dynamic"] = "auto"
+    scales: Literal["free", "pow2"] = "free"
+    multiplier_bits: int = 8
+    io: Literal["float", "integer"] = "float"
+    allow_float: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     check_passes: bool = False
     metric: str | None = None

@@ -26,6 +26,7 @@ class Form(StrEnum):
     TABLE = "table"  # takes rows of an integer table, which are real again behind it
     DYNAMIC = "dynamic"  # an integer kernel whose activation range is found at run time
     WEIGHT = "weight"  # on real values; its weights are stored as integers and decoded once, when the model is loaded
+    INTEGER = "integer"  # written as integer operators on codes: tables, normalisations, what has more than 8 bits
     PACKED = "packed"  # on real values, by a kernel that decodes the integers of its weights in every call
 
 

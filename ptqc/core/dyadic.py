@@ -1,0 +1,139 @@
+"""Dyadic numbers b / 2^c: multipliers of integer-only arithmetic, and the scales whose ratios are such numbers.
+
+docs/arithmetic.md says what is computed with them. HAWQ-V3 (arXiv 2011.10680, section 3.2) has the idea; here the
+float32 multiplier that a kernel forms *is* the dyadic number.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from ptqc.core.types import Array
+
+MOST_SHIFT = 16  # a multiple of 2^-16 below 2^8 has 24 bits, all that float32 holds
+FLOAT_BITS = 24  # of the significand of float32
+MULTIPLIER_BITS = 8
+STEPS = 3  # neighbours of the wanted integer that are tried
+ULPS = 2  # neighbours of a float32 number that are tried
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dyadic:
+    """Numbers ``multiplier / 2**shift``.
+
+    Attributes:
+        multiplier: int64, [] or [C].
+        shift: common to all, at least 0 and the least possible.
+    """
+
+    multiplier: Array
+    shift: int
+
+    @classmethod
+    def of(cls, numbers: Array) -> Self:
+        """The finite float32 or float64 ``numbers`` as they are, without rounding. ValueError beyond 2^-62 or 2^62."""
+        values = np.asarray(numbers, np.float64)
+        fractions, exponents = np.frexp(values)  # values = fractions * 2^exponents, |fraction| in [1/2, 1)
+        whole = (fractions * 2.0**53).astype(np.int64)
+        least = whole & -whole  # the lowest bit that is set
+        shifts = np.where(whole == 0, 0, 53 - exponents - np.log2(np.maximum(least, 1)).astype(np.int64))
+        shift = int(max(shifts.max(initial=0), 0))
+        multiplier = values * 2.0**shift
+        if not np.isfinite(values).all() or shift > 62 or (np.abs(multiplier) >= 2.0**62).any():
+            raise ValueError("numbers are beyond what 62 bits hold")
+        return cls(multiplier.astype(np.int64), shift)
+
+    @property
+    def bits(self) -> int:
+        """Of the widest multiplier, each in lowest terms."""
+        odd = self.multiplier // np.maximum(self.multiplier & -self.multiplier, 1)
+        return int(np.abs(odd).max(initial=0)).bit_length()
+
+    def value(self) -> Array:
+        """float64, of the shape of ``multiplier``; exact where multipliers have at most 53 bits."""
+        found: Array = self.multiplier.astype(np.float64) / 2.0**self.shift
+        return found
+
+
+def round_shift(values: Array, shift: int) -> Array:
+    """RHE(values, shift) of docs/arithmetic.md: int64 ``values`` / 2**shift to nearest, ties to even."""
+    if shift == 0:
+        return values
+    found: Array = (values + ((1 << (shift - 1)) - 1) + ((values >> shift) & 1)) >> shift
+    return found
+
+
+def product_multiplier(first: Array, second: Array, output: Array) -> Array:
+    """fl(fl(first * second) / output): the float32 multiplier of a product's accumulators, in the order of kernels."""
+    product = np.asarray(first, np.float32) * np.asarray(second, np.float32)
+    found: Array = np.asarray(product / np.asarray(output, np.float32), np.float32)
+    return found
+
+
+def ratio(scale: Array, output: Array) -> Array:
+    """fl(scale / output): the float32 multiplier of one input of a sum."""
+    return np.asarray(np.asarray(scale, np.float32) / np.asarray(output, np.float32), np.float32)
+
+
+def nearest_dyadic(numbers: Array, bits: int = MULTIPLIER_BITS, most_shift: int = MOST_SHIFT) -> tuple[Array, Array]:
+    """Positive ``numbers`` as b / 2^c, each with its own c: the greatest up to ``most_shift`` for which b has ``bits``.
+
+    Returns:
+        b, at least 1, and c as int64 arrays of their shape.
+    """
+    values = np.asarray(numbers, np.float64)
+    limit = float((1 << bits) - 1)
+    shift = np.clip(np.floor(np.log2(limit / values)), 0, most_shift)
+    shift = np.where(np.rint(values * 2.0**shift) > limit, np.maximum(shift - 1, 0), shift)
+    multiplier = np.maximum(np.rint(values * 2.0**shift), 1)
+    return multiplier.astype(np.int64), shift.astype(np.int64)
+
+
+def snap_scale(
+    wanted: Array,
+    other: Array,
+    output: Array,
+    bits: Array | int = MULTIPLIER_BITS,
+    most_shift: int = MOST_SHIFT,
+) -> Array:
+    """The float32 scales next to ``wanted`` for which fl(fl(other * scale) / output) is b / 2^c exactly.
+
+    Args:
+        wanted: positive, [] or any shape; ``bits`` broadcasts with it.
+        other: scale of the other factor; 1 where the multiplier is fl(scale / output).
+        output: scale of the result.
+        bits: the most that b may have.
+        most_shift: the greatest c.
+
+    Returns:
+        float32 of the shape of ``wanted``; NaN where no neighbour does it.
+    """
+    target = np.asarray(wanted, np.float64)
+    one, out = np.float64(other), np.float64(output)
+    width = np.broadcast_to(np.asarray(bits, np.int64), target.shape)
+    unit = np.maximum(2.0 ** np.floor(np.log2(np.exp2(width) - 1) - np.log2(target * one / out)), 1.0)
+    unit = np.minimum(unit, 2.0**most_shift)
+    centre = np.maximum(np.rint(target * one / out * unit), 1)
+    best = np.full(target.shape, np.nan, np.float32)
+    error = np.full(target.shape, np.inf)
+    for step in range(-STEPS, STEPS + 1):
+        multiplier = centre + step
+        usable = (multiplier >= 1) & ((multiplier < np.exp2(width)) | (unit == 1.0))
+        exact = multiplier / unit
+        first = np.asarray(exact * out / one, np.float32)
+        for scale in _neighbours(first):
+            holds = usable & (product_multiplier(np.asarray(other), scale, np.asarray(output)) == exact)
+            distance = np.abs(np.log(scale.astype(np.float64) / target))
+            nearer = holds & (distance < error)
+            best, error = np.where(nearer, scale, best), np.where(nearer, distance, error)
+    return best
+
+
+def _neighbours(values: Array) -> list[Array]:
+    """``values`` float32 and those a few units in the last place away, nearest first."""
+    found, below, above = [values], values, values
+    for _ in range(ULPS):
+        below, above = np.nextafter(below, np.float32(0)), np.nextafter(above, np.float32(np.inf))
+        found += [below, above]
+    return found

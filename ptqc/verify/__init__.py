@@ -1,0 +1,1 @@
+"""Proofs about integer graphs, and engines run against each other."""
