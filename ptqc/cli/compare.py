@@ -31,7 +31,7 @@ def command(
     Noise is the share of all noise entering the network that enters at that layer.
     """
     from ptqc.report.compare import compare
-    from ptqc.report.plain import to_plain
+    from ptqc.core.plain import to_plain
 
     opened, quantized = open_model(float_model), open_model(quant_model)
     source = open_data(opened, data, samples, preprocess, console)

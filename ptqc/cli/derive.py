@@ -41,7 +41,7 @@ def command(model: Path, bits: int, all_layers: bool, output: Path | None, force
         console.warn(note)
     before = sum(file.stat().st_size for file in derived.inputs)
     if console.as_json:
-        from ptqc.report.plain import to_plain
+        from ptqc.core.plain import to_plain
 
         files = {"model": str(model), "output": str(path), "bytes_before": before, "bytes": size}
         console.data({"version": 1, **files, "bits": bits, "layers": to_plain(derived.layers)})

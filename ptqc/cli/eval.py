@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Measure MODEL on data with labels, or against a reference model; with 95 % confidence intervals."""
     from ptqc.report.evaluate import evaluate, make_metric
-    from ptqc.report.plain import to_plain
+    from ptqc.core.plain import to_plain
 
     for name in metrics:
         make_metric(name)  # before anything is read

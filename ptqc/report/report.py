@@ -9,7 +9,7 @@ from typing import Any, Self
 from ptqc.core.errors import OptionError, quoted
 from ptqc.graph.files import write_atomically
 from ptqc.report.estimates import Estimate
-from ptqc.report.plain import from_plain, to_plain
+from ptqc.core.plain import from_plain, to_plain
 
 REPORT_VERSION = 1
 MAX_REPORT_BYTES = 64 << 20
