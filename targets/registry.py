@@ -6,7 +6,7 @@ from functools import cache
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.targets.target import Target
 
-SPECS = {"int4": "int4.toml", "int8": "int8.toml"}
+SPECS = {name: f"{name}.toml" for name in ("int4", "int4-integer", "int8", "int8-integer")}
 
 
 def target_names() -> tuple[str, ...]:

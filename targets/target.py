@@ -23,6 +23,7 @@ class Role(StrEnum):
     ELEMENTWISE = "elementwise"  # an integer kernel with free scales on all sides
     CLAMP = "clamp"  # Relu or Clip: absorbed by the range, or done on the codes
     RESCALE = "rescale"  # times a positive constant: the same codes read with another scale
+    INTEGER = "integer"  # has no fused kernel: written as integer operators on the codes
     MOVE = "move"  # moves data: the same parameters on both sides, fused by the runtime
     MOVE_CODES = "move-codes"  # moves data, but must be written on the codes to become integer
     FLOAT = "float"
@@ -33,7 +34,9 @@ class Target:
     """One back end and precision. ``prepare`` and the ``lower`` lists name passes.
 
     Attributes:
-        lower, lower_qoperator, lower_plain: for the formats ``qdq`` and ``qoperator``, and for plain packing.
+        lower, lower_qoperator, lower_portable, lower_plain: for the formats ``qdq``, ``qoperator`` and ``portable``, and
+            for plain packing; empty where the target does not have them.
+        integer: every node is integer, and every ratio of scales dyadic (docs/arithmetic.md).
         roles: operator -> role, before the node's own attributes and constants are looked at.
         reasons: operator -> why it stays in float.
         weight_bits: CPU kind -> bits of weights.
@@ -45,7 +48,9 @@ class Target:
     prepare: tuple[str, ...]
     lower: tuple[str, ...]
     lower_qoperator: tuple[str, ...]
+    lower_portable: tuple[str, ...]
     lower_plain: tuple[str, ...]
+    integer: bool
     roles: Mapping[str, Role]
     reasons: Mapping[str, str]
     weight_bits: Mapping[str, int]
@@ -55,15 +60,15 @@ class Target:
     def from_spec(cls, file_name: str) -> Self:
         """Reads ``targets/specs/<file_name>``; what it leaves out is as in the target that it names as ``base``."""
         data = _read_spec(file_name)
-        if "base" in data:
-            data = _read_spec(f"{data['base']}.toml") | data
         return cls(
             name=data["name"],
             description=data["description"],
             prepare=tuple(data["prepare"]),
             lower=tuple(data["lower"]),
             lower_qoperator=tuple(data["lower_qoperator"]),
+            lower_portable=tuple(data.get("lower_portable", ())),
             lower_plain=tuple(data["lower_plain"]),
+            integer=data.get("integer", False),
             roles={
                 operator: Role(role.replace("_", "-")) for role, names in data["roles"].items() for operator in names
             },
@@ -78,9 +83,12 @@ class Target:
             return Role.FLOAT, f"custom domain {node.domain}"
         role = self.roles.get(node.op_type, Role.FLOAT)
         if role is Role.FLOAT:
-            return role, self.reasons.get(node.op_type, "onnxruntime has no integer kernel for it")
+            what = "no integer form is known for it" if self.integer else "onnxruntime has no integer kernel for it"
+            return role, self.reasons.get(node.op_type, what)
         if node.op_type == "Mul" and positive_factor(node) is not None:
             return Role.RESCALE, ""
+        if self.integer and node.op_type == "MatMul" and constant_array(node.inputs[1]) is None:
+            return Role.ELEMENTWISE, ""  # of two activations
         why = _CHECKS[node.op_type](node) if node.op_type in _CHECKS else ""
         return (Role.FLOAT, why) if why else (role, "")
 
@@ -89,7 +97,7 @@ class Target:
         role, _ = self.role(node)
         if role is Role.FLOAT:
             return (KEEP_FLOAT,)
-        dynamic = node.op_type in ("Gemm", "MatMul")
+        dynamic = node.op_type in ("Gemm", "MatMul") and not self.integer
         widths = {8} if role is not Role.LINEAR else {max(self.weight_bits.values()), 8}
         found: list[Choice] = []
         for bits in sorted(widths):
@@ -100,7 +108,9 @@ class Target:
 
 
 def _read_spec(file_name: str) -> dict[str, Any]:
-    return tomllib.loads((files("ptqc.targets.specs") / file_name).read_text("utf-8"))
+    """The specification with what it leaves out as in its base, and so on."""
+    data = tomllib.loads((files("ptqc.targets.specs") / file_name).read_text("utf-8"))
+    return _read_spec(f"{data.pop('base')}.toml") | data if "base" in data else data
 
 
 def positive_factor(node: ir.Node) -> float | None:

@@ -8,12 +8,13 @@ factor on it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ptqc.allocate.place import Placement, clamp_bounds, is_activation
 from ptqc.core.plan import REAL_FORMS, Form
 from ptqc.core.ranges import Range, RangeRequest
-from ptqc.core.types import QuantType
+from ptqc.core.types import UINT8, QuantParams, QuantType
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import single_consumer
 from ptqc.targets.target import positive_factor
@@ -22,6 +23,8 @@ from ptqc.targets.target import positive_factor
 BENDING = ("LeakyRelu", "Sigmoid")
 # What may follow a linear node without codes of its own in between, or bends what follows.
 ACTIVATIONS = ("Relu", "Clip", *BENDING)
+# The integer Softmax divides so that its codes are multiples of this.
+SOFTMAX = QuantParams(UINT8, np.asarray(2.0**-8, np.float32), np.asarray(0))
 _REAL_RESULTS = (*REAL_FORMS, Form.TABLE, Form.DYNAMIC)
 
 
@@ -32,12 +35,14 @@ class Group:
     Attributes:
         request: what calibration is asked for; ``request.tensor`` is the first tensor of the group.
         factors: tensor -> its scale divided by that of the first.
+        fixed: parameters that no calibration changes.
         holds: what the range must hold whatever calibration finds, as a Clip on the codes writes its bounds.
     """
 
     request: RangeRequest
     factors: Mapping[str, float]
     holds: Range = (0.0, 0.0)
+    fixed: QuantParams | None = None
 
 
 class Grouper:
@@ -68,9 +73,14 @@ class Grouper:
                 self._request(by_name[root], [by_name[name] for name in members]),
                 members,
                 self._holds([by_name[name] for name in members], members),
+                SOFTMAX if self._is_softmax(by_name[root]) else None,
             )
             for root, members in factors.items()
         )
+
+    def _is_softmax(self, value: ir.Value) -> bool:
+        node = value.producer()
+        return node is not None and node.op_type == "Softmax" and self.plans[node.name or ""].form is Form.INTEGER
 
     def _holds(self, values: Iterable[ir.Value], factors: Mapping[str, float]) -> Range:
         """Bounds of the clamps on codes that lie on one side of zero, in units of the first tensor."""
@@ -111,8 +121,9 @@ class Grouper:
         probe.explore(root)
         node = root.producer()
         low, high = (None, None)
-        if node is not None and self.plans[node.name or ""].form is Form.ABSORBED:
-            low, high = clamp_bounds(node)
+        clamp = self._clamp(root)
+        if clamp is not None:
+            low, high = clamp_bounds(clamp)
         elif node is not None and node.op_type == "Sigmoid":
             low, high = 0.0, 1.0
         order = {n: i for i, n in enumerate(self.graph)}
@@ -128,6 +139,18 @@ class Grouper:
             full=full,
             type=self._type(values),
         )
+
+    def _clamp(self, root: ir.Value) -> ir.Node | None:
+        """The clamp that was absorbed into ``root``, or the one on its codes that alone reads it."""
+        producer, reader = root.producer(), single_consumer(root)
+        if producer is not None and self.plans[producer.name or ""].form is Form.ABSORBED:
+            return producer
+        on_codes = reader is not None and reader.op_type in ("Relu", "Clip") and reader.graph is self.graph
+        if on_codes and reader is not None and self.plans[reader.name or ""].form is Form.CODES:
+            low, high = clamp_bounds(reader)
+            if (low is None or low <= 0) and (high is None or high >= 0):
+                return reader
+        return None
 
 
 class _Probe:

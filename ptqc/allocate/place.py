@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ptqc.allocate.positions import find_positions
 from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.tables import table_nodes
+from ptqc.core.errors import ModelError, quoted
 from ptqc.core.plan import Form, NodePlan
 from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice, Precision
 from ptqc.graph.linear import Linear, linear_parts
@@ -53,6 +54,8 @@ class Placer:
 
     def __init__(self, model: ir.Model, target: Target, restrictions: Restrictions) -> None:
         self.graph = model.graph
+        self.integer_only = target.integer
+        self.restrictions = restrictions
         self.role: dict[ir.Node, Role] = {}
         self.why: dict[ir.Node, str] = {}
         self.linear: dict[ir.Node, Linear] = {}
@@ -66,7 +69,7 @@ class Placer:
             elif is_op(node, "ConvTranspose") and not restrictions.keep_float(node):
                 self._admit_transposed(node, target, restrictions.precision_of(node))
         self._refuse_shared_weights()
-        self.dynamic = {node for node in self.linear if restrictions.dynamic(node)}
+        self.dynamic = set() if target.integer else {node for node in self.linear if restrictions.dynamic(node)}
         self.narrow = _narrow_inputs(model, self.linear, restrictions)
         self.bias_of = {parts.bias_add: node for node, parts in self.linear.items() if parts.bias_add is not None}
 
@@ -143,8 +146,8 @@ class Placer:
 
     def _why_float(self, node: ir.Node) -> str:
         role, inputs = self.role[node], self._data_inputs(node)
-        if not inputs:
-            return "it does not compute with float activations"
+        if not inputs or self.integer_only:
+            return "" if inputs else "it does not compute with float activations"
         if not all(self._from_codes(value) for value in inputs):
             return "its input is computed in float"
         feeds_integer = any(self.integer(use.node) for out in node.outputs for use in out.uses())
@@ -187,6 +190,8 @@ class Placer:
             return NodePlan(STATIC_INT8, "done on the codes", Form.CODES)
         if role is Role.RESCALE:
             return NodePlan(STATIC_INT8, "the same codes read with another scale", Form.RESCALE)
+        if role is Role.INTEGER:
+            return NodePlan(STATIC_INT8, "integer operators on the codes", Form.INTEGER)
         if role in MOVES:
             return NodePlan(STATIC_INT8, "moves codes", Form.CODES if role is Role.MOVE_CODES else Form.MOVE)
         if node in self.narrow:
@@ -201,6 +206,8 @@ class Placer:
         if value is None or producer is None or single_consumer(value) is not node:
             return False
         low, high = clamp_bounds(node)
+        if high is not None and self.restrictions.scales == "pow2":
+            return False  # the range, up to a power of two, does not imply it
         computes = producer in self.bias_of or self.role[producer] in (Role.LINEAR, Role.ELEMENTWISE)
         return computes and (low is None or low <= 0) and (high is None or high >= 0)
 
@@ -225,7 +232,9 @@ class Placer:
             return True
         producer = value.producer()
         linear = None if producer is None else self.bias_of.get(producer, producer)
-        if linear is not None and linear.op_type in ("Gemm", "MatMul"):
+        if value.is_graph_output() and self.restrictions.integer_outputs:
+            return False
+        if linear is not None and linear in self.linear and linear.op_type in ("Gemm", "MatMul"):
             return not any(self.integer(use.node) for use in value.uses())
         return False
 
@@ -257,9 +266,33 @@ def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:
 def place(model: ir.Model, target: Target, restrictions: Restrictions) -> Placement:
     """The placement of every node of the main graph of a canonical model.
 
-    Raises OptionError where a pattern of ``restrictions`` matches no node.
+    Raises:
+        OptionError: a pattern of ``restrictions`` matches no node.
+        ModelError: a node without integer form in an integer-only model, which nobody allowed.
     """
     restrictions.check(model, target)
     placement = Placer(model, target, restrictions).run()
+    if target.integer:
+        _refuse_float(model, placement, restrictions)
+        return placement
     tables = table_nodes(model, restrictions, min(target.weight_bits.values()))
     return Placement({**placement.nodes, **tables}, placement.quantized)
+
+
+def _refuse_float(model: ir.Model, placement: Placement, restrictions: Restrictions) -> None:
+    """ModelError for nodes that compute with real numbers and may not."""
+    values = {node: [v for v in (*node.inputs, *node.outputs) if is_activation(v)] for node in model.graph}
+    left = [
+        node
+        for node in model.graph
+        if values[node] and placement.form(node) is Form.FLOAT and not restrictions.keep_float(node)
+    ]
+    if not left:
+        return
+    first, more = left[0], f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    raise ModelError(
+        f"{first.op_type} {quoted(first.name)} has no integer form{more}",
+        where=model.graph.name or "",
+        why=placement.nodes[first.name or ""].reason,
+        fix=f"--allow-float {quoted(first.name)} leaves it in float, which the certificate will say",
+    )

@@ -21,6 +21,9 @@ def activation_params(groups: Iterable[Group], ranges: Mapping[str, Range]) -> d
     """Parameters of every activation in the type of its group; ``ranges`` by the first tensor of each group."""
     tensors: dict[str, QuantParams] = {}
     for group in groups:
+        if group.fixed is not None:
+            tensors.update(dict.fromkeys(group.factors, group.fixed))
+            continue
         low, high = group.request.bounded(*ranges[group.request.tensor])
         first = affine_params(min(low, group.holds[0]), max(high, group.holds[1]), group.request.type)
         for name, factor in group.factors.items():

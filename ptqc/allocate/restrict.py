@@ -27,6 +27,8 @@ class Restrictions:
         precisions: pattern -> precision; the last match wins.
         op_types: only these operators may become integer; empty for all.
         activations: ``static``, ``dynamic`` for every Gemm and MatMul, or ``auto``.
+        scales: of activations in integer-only models: ``free`` or ``pow2``.
+        integer_outputs: outputs of integer-only models are codes, never accumulators.
         dynamic_nodes, float_nodes: names chosen by measurement, with the reason.
     """
 
@@ -34,6 +36,8 @@ class Restrictions:
     precisions: tuple[tuple[str, Precision], ...] = ()
     op_types: tuple[str, ...] = ()
     activations: Literal["auto", "static", "dynamic"] = "auto"
+    scales: Literal["free", "pow2"] = "free"
+    integer_outputs: bool = False
     dynamic_nodes: frozenset[str] = frozenset()
     float_nodes: Mapping[str, str] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ float32 multiplier that a kernel forms *is* the dyadic number.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -16,6 +16,19 @@ FLOAT_BITS = 24  # of the significand of float32
 MULTIPLIER_BITS = 8
 STEPS = 3  # neighbours of the wanted integer that are tried
 ULPS = 2  # neighbours of a float32 number that are tried
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRule:
+    """What scales of an integer-only model must satisfy.
+
+    Attributes:
+        family: of activation scales: ``free``, or ``pow2`` for powers of two.
+        multiplier_bits: the most that b of a multiplier b / 2^c may have.
+    """
+
+    family: Literal["free", "pow2"] = "free"
+    multiplier_bits: int = MULTIPLIER_BITS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

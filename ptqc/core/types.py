@@ -54,6 +54,7 @@ class QuantType:
 UINT8 = QuantType(bits=8, signed=False)
 INT8 = QuantType(bits=8, signed=True)
 INT32 = QuantType(bits=32, signed=True)
+WIDE = QuantType(bits=16, signed=True)  # of activations of integer-only models that 8 bits are too few for
 
 
 CodebookKind = Literal["none", "tensor", "channel"]
