@@ -39,6 +39,7 @@ BUILTIN: Mapping[str, str] = {
     "pack-weights": "ptqc.passes.pack_weights:PackWeights",
     "lower-matmul-nbits": "ptqc.passes.lower_matmul_nbits:LowerMatMulNBits",
     "drop-zero-points": "ptqc.passes.drop_zero_points:DropZeroPoints",
+    "remove-doors": "ptqc.passes.remove_doors:RemoveDoors",
     "drop-value-types": "ptqc.passes.drop_value_types:DropValueTypes",
 }
 

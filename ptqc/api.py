@@ -1,6 +1,7 @@
 """The public interface: ``quantize`` turns a float model into an integer one, with a report of what was measured."""
 
 import hashlib
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ import onnx
 import onnx_ir as ir
 
 from ptqc import __version__
+from ptqc.allocate.restrict import ALLOWED
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
-from ptqc.compile import canonicalise, compile_graph, restrictions_of
+from ptqc.compile import canonicalise, compile_graph, restrictions_of, without_doors
 from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
@@ -86,9 +88,9 @@ def quantize(
     Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md.
     """
     options = options or QuantizeOptions()
-    options.check()
     shown = progress or (lambda stage, done, total: None)
     description, watch = find_target(target), Stopwatch()
+    options.check(integer_only=description.integer)
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
     found = calibration_data(data, loaded, options, shown, description)
@@ -129,7 +131,9 @@ def quantize(
         notes=found.notes,
         rounding=compiled.rounding,
     )
-    return Result(compiled.model, compiled.plan, measure(run, shown), loaded.files)
+    report = measure(run, shown)
+    model_out = without_doors(compiled.model) if options.io == "integer" else compiled.model
+    return Result(model_out, compiled.plan, report, loaded.files)
 
 
 def _estimation(
@@ -156,4 +160,7 @@ def _stamp(model: ir.Model, loaded: LoadedModel, plan: QuantPlan) -> None:
     model.metadata_props["ptqc.version"] = __version__
     model.metadata_props["ptqc.target"] = plan.target
     model.metadata_props["ptqc.source_sha256"] = loaded.sha256
+    islands = [name for name, node in plan.nodes.items() if node.reason.startswith(ALLOWED)]
+    if islands:
+        model.metadata_props["ptqc.float_islands"] = json.dumps(sorted(islands))
     model.metadata_props["ptqc.plan_sha256"] = hashlib.sha256(plan.text().encode()).hexdigest()

@@ -21,7 +21,7 @@ from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.products import collect_rows
 from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, observe
 from ptqc.calibrate.source import Source
-from ptqc.core.errors import ModelError
+from ptqc.core.errors import ModelError, quoted
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.progress import Progress
@@ -81,9 +81,12 @@ def restrictions_of(options: QuantizeOptions) -> Restrictions:
     """What the user's options say of single nodes."""
     return Restrictions(
         float_patterns=options.keep_float,
+        allowed_float=options.allow_float,
         precisions=options.precision,
         op_types=options.op_types,
         activations=options.activations,
+        scales=options.scales,
+        integer_outputs=options.io == "integer",
     )
 
 
@@ -181,7 +184,8 @@ class _Compiler:
         """One result for each method of finding ranges; ``passes`` led to ``canonical``."""
         threads = self.options.threads
         placement = place(canonical, self.target, self.restrictions)
-        inputs = product_inputs(canonical, placement) if self.restrictions.activations == "auto" else ()
+        auto = self.restrictions.activations == "auto" and not self.target.integer
+        inputs = product_inputs(canonical, placement) if auto else ()
         rows = collect_rows(canonical, inputs, self.source, threads)
         requests = [group.request for group in make_groups(canonical, placement)]
         statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"), methods)
@@ -256,11 +260,26 @@ def lower(
 ) -> tuple[ir.Model, tuple[PassResult, ...]]:
     """The lowered copy of a canonical graph, and what each lowering pass did; ``codes`` of the plan's constants."""
     lowered = canonical.clone()
-    names = target.lower_qoperator if options.format == "qoperator" else target.lower
+    forms = {"qdq": target.lower, "qoperator": target.lower_qoperator, "portable": target.lower_portable}
+    names = forms[options.format]
     if options.packing == "plain":
         names = target.lower_plain
     context = PassContext(target.name, plan, codes)
     return lowered, run_passes(lowered, [load_pass(name) for name in names], context, options.check_passes)
+
+
+def without_doors(model: ir.Model) -> ir.Model:
+    """A copy of an integer-only model that takes and gives codes. ModelError where a float island is in the way."""
+    codes = model.clone()
+    (result,) = run_passes(codes, [load_pass("remove-doors")], PassContext())
+    for refusal in result.refused:
+        raise ModelError(
+            f"{quoted(refusal.node)} cannot be integer",
+            where="--io integer",
+            why=refusal.reason,
+            fix="leave out --io, or the --allow-float that makes it real",
+        )
+    return codes
 
 
 def _refuse_nothing(model: ir.Model, placement: Placement) -> None:

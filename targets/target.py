@@ -34,8 +34,8 @@ class Target:
     """One back end and precision. ``prepare`` and the ``lower`` lists name passes.
 
     Attributes:
-        lower, lower_qoperator, lower_portable, lower_plain: for the formats ``qdq``, ``qoperator`` and ``portable``, and
-            for plain packing; empty where the target does not have them.
+        lower, lower_qoperator, lower_portable, lower_plain: for the formats ``qdq``, ``qoperator`` and ``portable``,
+            and for plain packing; empty where the target does not have them.
         integer: every node is integer, and every ratio of scales dyadic (docs/arithmetic.md).
         roles: operator -> role, before the node's own attributes and constants are looked at.
         reasons: operator -> why it stays in float.

@@ -12,6 +12,7 @@ from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.types import FLOAT, W8A8, Precision
 from ptqc.targets.target import Role, Target
 
+ALLOWED = "allowed by --allow-float"  # how the reason of an island of float begins
 ALL = "*"  # the pattern of a precision that is given without one
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 9)
@@ -24,6 +25,7 @@ class Restrictions:
 
     Attributes:
         float_patterns: nodes that stay in float.
+        allowed_float: the same in integer-only models.
         precisions: pattern -> precision; the last match wins.
         op_types: only these operators may become integer; empty for all.
         activations: ``static``, ``dynamic`` for every Gemm and MatMul, or ``auto``.
@@ -33,6 +35,7 @@ class Restrictions:
     """
 
     float_patterns: tuple[str, ...] = ()
+    allowed_float: tuple[str, ...] = ()
     precisions: tuple[tuple[str, Precision], ...] = ()
     op_types: tuple[str, ...] = ()
     activations: Literal["auto", "static", "dynamic"] = "auto"
@@ -49,6 +52,9 @@ class Restrictions:
         for pattern in self.float_patterns:
             if fnmatchcase(name, pattern):
                 return f"asked for by --keep-float {pattern}"
+        for pattern in self.allowed_float:
+            if fnmatchcase(name, pattern):
+                return f"{ALLOWED} {pattern}"
         if self.op_types and node.op_type not in self.op_types:
             return "its operator is not in --op-types"
         return "asked for by --precision" if self.precision_of(node) == FLOAT else ""
@@ -79,7 +85,7 @@ class Restrictions:
     def check(self, model: ir.Model, target: Target) -> None:
         """Raises OptionError for a pattern or operator that matches no node, or a precision that these cannot have."""
         names = [node.name or "" for node in model.graph]
-        for pattern in (*self.float_patterns, *(p for p, _ in self.precisions)):
+        for pattern in (*self.float_patterns, *self.allowed_float, *(p for p, _ in self.precisions)):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise OptionError(
                     f"no node matches the pattern {quoted(pattern)}", fix=_nearest_pattern(pattern, names, target.name)

@@ -63,8 +63,47 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default="accuracy",
             help="With latency, layers that measure faster in float stay there.",
         ),
-        click.option("--format", "format", type=Word(("qdq", "qoperator")), default="qdq", help="Form of the output."),
+        click.option(
+            "--format",
+            "format",
+            type=Word(("qdq", "qoperator", "portable")),
+            default="qdq",
+            help="Form of the output; portable: standard integer operators alone.",
+        ),
         click.option("--calibration-method", type=Word(METHODS), default="auto", help="How ranges are found."),
+    ):
+        function = option(function)
+    return function
+
+
+def _integer_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What integer-only targets have beside the others."""
+    for option in (
+        click.option(
+            "--allow-float",
+            multiple=True,
+            metavar="PATTERN",
+            help="Nodes that may stay in float in an integer-only model; may be repeated.",
+        ),
+        click.option(
+            "--io",
+            type=Word(("float", "integer")),
+            default="float",
+            help="What an integer-only model takes and gives: real numbers, or codes described in its metadata.",
+        ),
+        click.option(
+            "--multiplier-bits",
+            type=click.IntRange(3, 8),
+            default=8,
+            metavar="N",
+            help="Bits of the multipliers of an integer-only model, 3 to 8.",
+        ),
+        click.option(
+            "--scales",
+            type=Word(("free", "pow2")),
+            default="free",
+            help="Scales of activations of an integer-only model; on powers of two all engines agree.",
+        ),
     ):
         function = option(function)
     return function
@@ -120,6 +159,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_gate_options
 @_selection_options
 @rounding_options
+@_integer_options
 @_run_options
 @config_option
 @output_options

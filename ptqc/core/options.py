@@ -39,7 +39,7 @@ class QuantizeOptions:
         packing: ``folded`` (decoded once at load, integer kernels run) or ``plain`` (narrow integers right under
             DequantizeLinear, for other runtimes).
         activations: ranges of Gemm and MatMul inputs: fixed, found at run time, or whichever loses less.
-        scales: of activations in integer-only models: ``free``, or ``pow2`` for powers of two, on which all engines agree.
+        scales: of activations in integer-only models: ``free``, or ``pow2``, powers of two, on which all engines agree.
         multiplier_bits: of the multipliers of integer-only models, 3 to 8.
         io: whether an integer-only model takes and gives real numbers (``float``) or codes (``integer``).
         allow_float: patterns of nodes that may stay in float in an integer-only model.
@@ -82,8 +82,12 @@ class QuantizeOptions:
     seed: int = 0
     threads: int = 1
 
-    def check(self) -> None:
-        """OptionError where options contradict each other or no kernel takes them; needs neither model nor data."""
+    def check(self, *, integer_only: bool = False) -> None:
+        """OptionError where options contradict each other or no kernel takes them; needs neither model nor data.
+
+        Args:
+            integer_only: whether the target is; some options are for these targets, some are not.
+        """
         if self.prefer == "latency" and self.no_measure:
             raise OptionError("--prefer latency contradicts --no-measure", fix="leave out one of them")
         if self.packing == "plain" and self.format == "qoperator":
@@ -94,12 +98,47 @@ class QuantizeOptions:
             )
         if self.weight_format == "codebook":
             self._check_codebooks()
+        if not 3 <= self.multiplier_bits <= 8:
+            raise OptionError(
+                f"multipliers of {self.multiplier_bits} bits are not available",
+                where="--multiplier-bits",
+                fix="use 3 to 8",
+            )
+        self._check_target(integer_only)
         if self.block_size not in BLOCK_SIZES:
             raise OptionError(
                 f"blocks of {self.block_size} weights are not available",
                 where="--block-size",
                 why="the kernels take powers of two",
                 fix=f"use {', '.join(map(str, BLOCK_SIZES[:-1]))} or {BLOCK_SIZES[-1]}",
+            )
+
+    def _check_target(self, integer_only: bool) -> None:
+        """OptionError for options of the other kind of target."""
+        mine = {
+            "--format portable": self.format == "portable",
+            "--scales": self.scales != "free",
+            "--multiplier-bits": self.multiplier_bits != 8,
+            "--io": self.io != "float",
+            "--allow-float": bool(self.allow_float),
+        }
+        others = {
+            "--keep-float": bool(self.keep_float),
+            "--op-types": bool(self.op_types),
+            "--activations dynamic": self.activations == "dynamic",
+            "--packing plain": self.packing == "plain",
+            "--prefer latency": self.prefer == "latency",
+        }
+        given = [name for name, there in (others if integer_only else mine).items() if there]
+        if given and integer_only:
+            raise OptionError(
+                f"{given[0]} contradicts an integer-only target",
+                why="everything between entry and exit is integer",
+                fix="use --allow-float NODE for an island of float, or --target int8",
+            )
+        if given:
+            raise OptionError(
+                f"{given[0]} is for integer-only targets", fix="add --target int8-integer, or leave it out"
             )
 
     def _check_codebooks(self) -> None:
