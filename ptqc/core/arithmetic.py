@@ -4,6 +4,8 @@ Rounding is half to even, then clamping; scales are float32 and divisions are do
 runtime's QuantizeLinear does.
 """
 
+import math
+
 import numpy as np
 
 from ptqc.core.types import INT32, Array, QuantParams, QuantType
@@ -14,7 +16,7 @@ LEAST_SCALE = np.float32(2.0**-100)
 GREATEST_BIAS_CODE = 2.0**30
 
 
-def affine_params(low: float, high: float, kind: QuantType) -> QuantParams:
+def affine_params(low: float, high: float, kind: QuantType, even: bool = False) -> QuantParams:
     """Per-tensor parameters that cover [low, high] after widening it to hold zero.
 
     Zero is exactly representable; a range of no extent (a constant-zero tensor) gets scale 1 and zero point 0.
@@ -22,14 +24,54 @@ def affine_params(low: float, high: float, kind: QuantType) -> QuantParams:
     Args:
         low, high: finite reals, low <= high.
         kind: integer type; its whole range of codes is used.
+        even: the zero point has to be even; the scale is as much greater as that needs.
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     levels = kind.qmax - kind.qmin
     scale = np.float32((high - low) / levels)
     if scale < LEAST_SCALE:
         return QuantParams(kind, np.asarray(1, np.float32), np.asarray(max(kind.qmin, 0)))
+    if even:
+        return _even_params(low, high, kind)
     zero_point = np.clip(np.rint(kind.qmin - low / np.float64(scale)), kind.qmin, kind.qmax)
     return QuantParams(kind, np.asarray(scale), np.asarray(zero_point, np.int64))
+
+
+def _even_params(low: float, high: float, kind: QuantType) -> QuantParams:
+    """Those of the two even zero points next to the best one that need the lesser scale."""
+    wanted = kind.qmin - low / (high - low) * (kind.qmax - kind.qmin)
+    below = 2 * math.floor(wanted / 2)
+    best: tuple[float, int] | None = None
+    for zero_point in (below, below + 2):
+        down, up = zero_point - kind.qmin, kind.qmax - zero_point
+        if down < 0 or up < 0 or (down == 0 and low < 0) or (up == 0 and high > 0):
+            continue
+        needed = max(-low / down if down else 0.0, high / up if up else 0.0)
+        best = min(best or (needed, zero_point), (needed, zero_point))
+    assert best is not None  # with two bits or more, one of the two is inside
+    return QuantParams(kind, np.asarray(np.float32(best[0])), np.asarray(best[1], np.int64))
+
+
+def power_of_two_params(low: float, high: float, kind: QuantType) -> QuantParams:
+    """As :func:`affine_params` with an even zero point and the least power of two as scale.
+
+    At the upper end one code may be missing, at the lower one half a code: [0, 1] has the scale 1/256. A range of just
+    the codes of an even zero point and a power of two gives these back.
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if np.float32((high - low) / (kind.qmax - kind.qmin)) < LEAST_SCALE:
+        return affine_params(low, high, kind, even=True)
+    exponent = math.floor(math.log2((high - low) / (kind.qmax - kind.qmin + 2)))
+    while True:
+        scale = math.ldexp(1.0, exponent)
+        least = 2 * math.ceil((kind.qmin - low / scale - 0.5) / 2)
+        most = 2 * math.floor(min(kind.qmax + 1 - high / scale, kind.qmax) / 2)
+        if max(least, kind.qmin) <= most:
+            break
+        exponent += 1
+    wanted = 2 * round((kind.qmin - low / (high - low) * (kind.qmax - kind.qmin)) / 2)
+    zero_point = min(max(wanted, least, kind.qmin), most)
+    return QuantParams(kind, np.asarray(np.float32(scale)), np.asarray(zero_point, np.int64))
 
 
 def symmetric_params(absmax: Array, kind: QuantType, axis: int | None, narrow: bool = True) -> QuantParams:

@@ -4,6 +4,7 @@ docs/arithmetic.md says what is computed with them. HAWQ-V3 (arXiv 2011.10680, s
 float32 multiplier that a kernel forms *is* the dyadic number.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -14,7 +15,7 @@ from ptqc.core.types import Array
 MOST_SHIFT = 16  # a multiple of 2^-16 below 2^8 has 24 bits, all that float32 holds
 FLOAT_BITS = 24  # of the significand of float32
 MULTIPLIER_BITS = 8
-STEPS = 3  # neighbours of the wanted integer that are tried
+STEPS = 8  # neighbours of the wanted integer that are tried
 ULPS = 2  # neighbours of a float32 number that are tried
 
 
@@ -113,40 +114,53 @@ def snap_scale(
     """The float32 scales next to ``wanted`` for which fl(fl(other * scale) / output) is b / 2^c exactly.
 
     Args:
-        wanted: positive, [] or any shape; ``bits`` broadcasts with it.
+        wanted: positive, [] or any shape; ``other``, ``output`` and ``bits`` broadcast with it.
         other: scale of the other factor; 1 where the multiplier is fl(scale / output).
         output: scale of the result.
-        bits: the most that b may have.
+        bits: the most that b may have; where c would be below 0, b is as great as it must be.
         most_shift: the greatest c.
 
     Returns:
-        float32 of the shape of ``wanted``; NaN where no neighbour does it.
+        float32 of the shape of ``wanted``; NaN where none does it whose b is within STEPS of the wanted one.
     """
     target = np.asarray(wanted, np.float64)
-    one, out = np.float64(other), np.float64(output)
-    width = np.broadcast_to(np.asarray(bits, np.int64), target.shape)
-    unit = np.maximum(2.0 ** np.floor(np.log2(np.exp2(width) - 1) - np.log2(target * one / out)), 1.0)
-    unit = np.minimum(unit, 2.0**most_shift)
-    centre = np.maximum(np.rint(target * one / out * unit), 1)
-    best = np.full(target.shape, np.nan, np.float32)
-    error = np.full(target.shape, np.inf)
-    for step in range(-STEPS, STEPS + 1):
-        multiplier = centre + step
-        usable = (multiplier >= 1) & ((multiplier < np.exp2(width)) | (unit == 1.0))
-        exact = multiplier / unit
-        first = np.asarray(exact * out / one, np.float32)
-        for scale in _neighbours(first):
-            holds = usable & (product_multiplier(np.asarray(other), scale, np.asarray(output)) == exact)
-            distance = np.abs(np.log(scale.astype(np.float64) / target))
-            nearer = holds & (distance < error)
-            best, error = np.where(nearer, scale, best), np.where(nearer, distance, error)
+    one, out = np.float64(np.asarray(other, np.float32)), np.float64(np.asarray(output, np.float32))
+    exact = target * one / out
+    width = np.broadcast_to(np.asarray(bits, np.int64), exact.shape)
+    shift = np.clip(np.floor(np.log2(np.exp2(width) - 1) - np.log2(exact)), 0, most_shift)
+    unit = np.exp2(shift)
+    centre = np.maximum(np.rint(exact * unit), 1)
+    best = np.full(exact.shape, np.nan, np.float32)
+    error = np.full(exact.shape, np.inf)
+    with np.errstate(all="ignore"):  # numbers beyond float32 are no dyadic ones, and drop out
+        for step in sorted(range(-STEPS, STEPS + 1), key=abs):
+            multiplier = centre + step
+            usable = (multiplier >= 1) & ((multiplier < np.exp2(width)) | (unit == 1.0))
+            for scale in float_neighbours(np.asarray(multiplier / unit * out / one, np.float32)):
+                holds = usable & (product_multiplier(np.asarray(other), scale, np.asarray(output)) == multiplier / unit)
+                distance = np.abs(np.log(scale.astype(np.float64) / target))
+                nearer = holds & (distance < error)
+                best, error = np.where(nearer, scale, best), np.where(nearer, distance, error)
+            if step >= 0 and np.isfinite(error).all():
+                break  # the others are farther away
     return best
 
 
-def _neighbours(values: Array) -> list[Array]:
+def float_neighbours(values: Array) -> list[Array]:
     """``values`` float32 and those a few units in the last place away, nearest first."""
     found, below, above = [values], values, values
     for _ in range(ULPS):
         below, above = np.nextafter(below, np.float32(0)), np.nextafter(above, np.float32(np.inf))
         found += [below, above]
     return found
+
+
+def next_dyadics(number: float, bits: int = MULTIPLIER_BITS, most_shift: int = MOST_SHIFT) -> list[float]:
+    """Numbers b / 2^c next to a positive ``number``, nearest first: b has ``bits``, or fewer where c is ``most_shift``.
+
+    Where even c = 0 leaves b with more bits, it has as many as it needs.
+    """
+    (centre, shift) = (int(array) for array in nearest_dyadic(np.asarray(number), bits, most_shift))
+    near = range(max(centre - STEPS, 1), centre + STEPS + 1)
+    found = [b / 2.0**shift for b in near if b < 1 << bits or shift == 0]
+    return sorted(found, key=lambda one: (abs(math.log(one / number)), one))
