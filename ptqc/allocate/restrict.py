@@ -25,20 +25,20 @@ class Restrictions:
 
     Attributes:
         float_patterns: nodes that stay in float.
-        allowed_float: the same in integer-only models.
         precisions: pattern -> precision; the last match wins.
         op_types: only these operators may become integer; empty for all.
         activations: ``static``, ``dynamic`` for every Gemm and MatMul, or ``auto``.
+        allowed_float: nodes that may stay in float in integer-only models.
         scales: of activations in integer-only models: ``free`` or ``pow2``.
         integer_outputs: outputs of integer-only models are codes, never accumulators.
         dynamic_nodes, float_nodes: names chosen by measurement, with the reason.
     """
 
     float_patterns: tuple[str, ...] = ()
-    allowed_float: tuple[str, ...] = ()
     precisions: tuple[tuple[str, Precision], ...] = ()
     op_types: tuple[str, ...] = ()
     activations: Literal["auto", "static", "dynamic"] = "auto"
+    allowed_float: tuple[str, ...] = ()
     scales: Literal["free", "pow2"] = "free"
     integer_outputs: bool = False
     dynamic_nodes: frozenset[str] = frozenset()
