@@ -16,7 +16,9 @@ from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.core.types import Array
 from ptqc.rounding.layer import LayerRequest, Rounding
+from ptqc.rounding.multiplier_rules import with_multipliers
 from ptqc.rounding.nearest import nearest_layers
+from ptqc.targets.registry import find_target
 
 if TYPE_CHECKING:
     from ptqc.rounding.checkpoint import FolderCheckpoint
@@ -43,6 +45,8 @@ def round_weights(
 
     Raises OptionError for formats that the method does not know.
     """
+    if find_target(plan.target).integer:
+        requests = with_multipliers(model, plan, requests, options.multiplier_bits, options.scales == "pow2")
     if options.rounding == "nearest":
         return nearest_layers(model, plan, requests)
     if options.rounding == "squant":

@@ -39,7 +39,7 @@ def round_hqq(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]
 
 def split(rows: Rows) -> tuple[Array, Array]:
     """Scales float64 [R], whole float32 numbers, and codes float64 [R, K]."""
-    unit = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST, POWER)
+    unit = search_scales(rows.values, rows.qmin, rows.qmax, rows.admissible, LOWEST, POWER)
     values = rows.values / unit[:, None]
     least = np.maximum(LOWEST * full_scales(rows.values, rows.qmin, rows.qmax), rows.least) / unit
     scales = np.ones(len(values))
@@ -47,7 +47,7 @@ def split(rows: Rows) -> tuple[Array, Array]:
     beta = FIRST_BETA
     for _ in range(STEPS):
         codes = nearest_codes(values, scales, rows.qmin, rows.qmax)
-        real = (unit * scales).astype(np.float32).astype(np.float64)
+        real = rows.admissible(unit * scales)
         error = errors_of(rows.values, nearest_codes(rows.values, real, rows.qmin, rows.qmax), real, POWER)
         better = error < least_error
         best, least_error = np.where(better, real, best), np.where(better, error, least_error)

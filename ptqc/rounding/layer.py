@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ptqc.core.types import Array, QuantParams, WeightFormat
+from ptqc.rounding.multipliers import MultiplierRule
 
 # Words in the notes of rounded layers, by which reports know them.
 TO_NEAREST = "rounded to nearest"
@@ -19,12 +20,14 @@ class LayerRequest:
         formats: admissible ways to store its weights; of several the one with the least error per byte is taken.
         entry_bits: of the codes in codebooks: 8, or 7 where the CPU saturates pairs of products.
         reason: why it has so many bits, a sentence for people; empty where there is nothing to say.
+        multiplier: what its scales must make of the multipliers of its accumulators; None where these are free.
     """
 
     node: str
     formats: tuple[WeightFormat, ...]
     entry_bits: int = 8
     reason: str = ""
+    multiplier: MultiplierRule | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

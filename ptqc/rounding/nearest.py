@@ -69,8 +69,7 @@ def nearest_layers(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReq
 
 def _nearest(rows: Rows) -> tuple[Array, Array]:
     if rows.qmax < QuantType(NARROW_FROM, signed=True).qmax:
-        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST)
+        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.admissible, LOWEST)
     else:
-        full = full_scales(rows.values, rows.qmin, rows.qmax)
-        scales = np.maximum(full, rows.least).astype(np.float32).astype(np.float64)
+        scales = rows.admissible(full_scales(rows.values, rows.qmin, rows.qmax))
     return scales, nearest_codes(rows.values, scales, rows.qmin, rows.qmax)

@@ -8,6 +8,7 @@ import torch
 from ptqc.core.arithmetic import LEAST_SCALE
 from ptqc.core.types import WeightFormat
 from ptqc.rounding.error_feedback import QuadraticForm
+from ptqc.rounding.multipliers import AdmissibleScales
 
 Tensor = torch.Tensor
 
@@ -52,6 +53,7 @@ class Problem:
         settings: how much is done.
         least_scale: float32 [G, O] or None.
         entry_bits: of the codes in codebooks.
+        scales: those that there are, of rows G * O; None: all.
     """
 
     weights: Tensor
@@ -60,12 +62,16 @@ class Problem:
     settings: Settings
     least_scale: Tensor | None = None
     entry_bits: int = 8
+    scales: AdmissibleScales | None = None
 
     def admissible(self, scale: Tensor) -> Tensor:
-        """``scale`` [G, O, ...], large enough for the bias; one where there is nothing to scale."""
+        """``scale`` [G, O, ...], large enough for the bias; one where there is nothing to scale; of those there are."""
         if self.least_scale is not None:
             scale = torch.maximum(scale, self.least_scale.view(*self.least_scale.shape, *[1] * (scale.dim() - 2)))
-        return torch.where(scale < float(LEAST_SCALE), torch.ones_like(scale), scale)
+        scale = torch.where(scale < float(LEAST_SCALE), torch.ones_like(scale), scale)
+        if self.scales is None:
+            return scale
+        return torch.from_numpy(self.scales.nearest(scale.flatten(0, 1).numpy())).view(scale.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

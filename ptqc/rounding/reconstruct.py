@@ -18,6 +18,7 @@ from ptqc.execute.torch_executor.storage import Storage
 from ptqc.execute.torch_executor.streams import MEMORY, Pair, Streams
 from ptqc.execute.torch_executor.threads import torch_threads
 from ptqc.graph.linear import Linear, linear_parts
+from ptqc.rounding.averages import is_average
 from ptqc.rounding.blocks import Unit, block_units, layer_units
 from ptqc.rounding.checkpoint import Checkpoint
 from ptqc.rounding.layer import LayerRequest, RoundedLayer, Rounding
@@ -111,16 +112,17 @@ class _Walk:
             if parts is not None and node.name in initial:
                 self.linear[node.name or ""] = parts
                 set_layer(executor, parts, initial[node.name or ""], first=True)
-        free = [request.node for request in requests if self._is_free(request.node)]
+        free = [request.node for request in requests if self._is_free(request)]
         if settings.unit == "layer":
             units = layer_units(executor.steps, free)
         else:
             units = block_units(executor.steps, free, settings.most_layers)
         self.units = tuple(unit for unit in units if self._is_narrow(unit))
 
-    def _is_free(self, name: str) -> bool:
-        """Whether no other node shares its weights."""
-        return name in self.linear and len(tuple(self.linear[name].weight.uses())) == 1
+    def _is_free(self, request: LayerRequest) -> bool:
+        """Whether no other node shares its weights, and more than one code serves them."""
+        parts = self.linear.get(request.node)
+        return parts is not None and len(tuple(parts.weight.uses())) == 1 and not is_average(parts, request)
 
     def _is_narrow(self, unit: Unit) -> bool:
         return any(self.done[name].params.stored_bits <= self.settings.most_bits for name in unit.layers)

@@ -1,7 +1,7 @@
 """What roundings without data have in common: weights as rows that share a scale, levels at equal distances."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -10,8 +10,10 @@ from ptqc.core.errors import OptionError, quoted
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import Array, QuantParams, QuantType, WeightFormat
 from ptqc.graph.linear import Linear, linear_parts
+from ptqc.rounding.averages import is_average, round_average
 from ptqc.rounding.layer import LayerRequest, RoundedLayer
 from ptqc.rounding.matrices import array_to_matrix, from_matrix, is_matrix
+from ptqc.rounding.multipliers import AdmissibleScales
 from ptqc.rounding.scales import least_scales
 
 NARROW_FROM = 7  # bits from which the lowest code is left out: below, it is worth more than symmetry
@@ -26,6 +28,7 @@ class Rows:
         kernel: so many neighbours in a row are the kernel between one input and one output channel.
         qmin, qmax: least and greatest code.
         least: least admissible scale [R].
+        scales: the admissible ones; None: all from there on.
     """
 
     values: Array
@@ -33,6 +36,13 @@ class Rows:
     qmin: int
     qmax: int
     least: Array
+    scales: AdmissibleScales | None = None
+
+    def admissible(self, wanted: Array) -> Array:
+        """The admissible scales for positive ``wanted`` [R], float64 [R] of whole float32 numbers."""
+        if self.scales is not None:
+            return self.scales.nearest(wanted).astype(np.float64)
+        return np.maximum(wanted, self.least).astype(np.float32).astype(np.float64)
 
 
 Method = Callable[[Rows], tuple[Array, Array]]  # scales [R] and codes [R, K] of rows
@@ -55,8 +65,14 @@ def round_rows(model: ir.Model, plan: QuantPlan, request: LayerRequest, method: 
             fix="take --weight-format uniform, or --rounding second-order",
         )
     _refuse_misfit(parts, form)
+    if is_average(parts, request):
+        return round_average(parts, plan, request)
     kind = QuantType(form.bits, signed=True)
-    scales, codes = method(_rows(parts, plan, form, kind))
+    rows = _rows(parts, plan, form, kind, request)
+    scales, codes = method(rows)
+    while rows.scales is not None and (exceeded := rows.scales.exceeded(codes, scales, bias_of(parts))).any():
+        rows = replace(rows, scales=rows.scales.stricter(exceeded))
+        scales, codes = method(rows)
     return _layer(parts, form, kind, scales, codes)
 
 
@@ -69,7 +85,13 @@ def _refuse_misfit(parts: Linear, form: WeightFormat) -> None:
         raise OptionError("a convolution has no blocks", where=where, fix="give it one scale for each output channel")
 
 
-def _rows(parts: Linear, plan: QuantPlan, form: WeightFormat, kind: QuantType) -> Rows:
+def bias_of(parts: Linear) -> Array:
+    """The bias float64 [O], zeros where there is none."""
+    bias = parts.bias_array
+    return np.zeros(parts.weight_array.shape[parts.axis]) if bias is None else bias.astype(np.float64)
+
+
+def _rows(parts: Linear, plan: QuantPlan, form: WeightFormat, kind: QuantType, request: LayerRequest) -> Rows:
     matrix = array_to_matrix(parts.weight_array.astype(np.float64), parts)
     values = matrix.reshape(-1, matrix.shape[-1])
     least = least_scales(parts, plan)
@@ -79,7 +101,10 @@ def _rows(parts: Linear, plan: QuantPlan, form: WeightFormat, kind: QuantType) -
         missing = blocks * form.block - values.shape[1]
         values = np.pad(values, ((0, 0), (0, missing))).reshape(-1, form.block)
         least = least.repeat(blocks)
-    return Rows(values, kernel, kind.qmin + (form.bits >= NARROW_FROM), kind.qmax, least)
+    rule, scales = request.multiplier, None
+    if rule is not None:
+        scales = AdmissibleScales.of(rule, values, bias_of(parts), least)
+    return Rows(values, kernel, kind.qmin + (form.bits >= NARROW_FROM), kind.qmax, least, scales)
 
 
 def _layer(parts: Linear, form: WeightFormat, kind: QuantType, scales: Array, codes: Array) -> RoundedLayer:

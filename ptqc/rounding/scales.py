@@ -1,5 +1,7 @@
 """Scales of weights without data: those that leave the least error of a norm, and those that the bias demands."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ptqc.core.arithmetic import GREATEST_BIAS_CODE, LEAST_SCALE
@@ -38,13 +40,15 @@ def full_scales(rows: Array, qmin: int, qmax: int) -> Array:
     return np.where(scales < LEAST_SCALE, 1.0, scales)
 
 
-def search_scales(rows: Array, qmin: int, qmax: int, least: Array, lowest: float, power: float = 2.0) -> Array:
+def search_scales(
+    rows: Array, qmin: int, qmax: int, admit: Callable[[Array], Array], lowest: float, power: float = 2.0
+) -> Array:
     """For each row the candidate scale under which rounding to nearest has the least sum of ``|error| ** power``.
 
     Args:
         rows: float64 [R, K].
         qmin, qmax: least (negative) and greatest (positive) code.
-        least: scales [R] below which none is taken.
+        admit: the admissible scales [R], whole float32 numbers, for wanted ones.
         lowest: candidate, as a share of the scale that clips nothing, which is the greatest.
         power: 2 for the mean squared error, less for a norm that forgives single large errors.
 
@@ -52,10 +56,10 @@ def search_scales(rows: Array, qmin: int, qmax: int, least: Array, lowest: float
         float64 [R], whole float32 numbers, positive.
     """
     full = full_scales(rows, qmin, qmax)
-    best = np.maximum(full, least).astype(np.float32).astype(np.float64)
+    best = admit(full)
     least_error = np.full(len(rows), np.inf)
     for factor in np.linspace(1.0, lowest, CANDIDATES):
-        scales = np.maximum(full * factor, least).astype(np.float32).astype(np.float64)
+        scales = admit(full * factor)
         error = errors_of(rows, nearest_codes(rows, scales, qmin, qmax), scales, power)
         better = error < least_error
         best, least_error = np.where(better, scales, best), np.where(better, error, least_error)

@@ -20,10 +20,12 @@ from ptqc.execute.torch_executor.streams import Streams
 from ptqc.execute.torch_executor.threads import torch_threads
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.rounding.accumulate import Accumulator, held_back
+from ptqc.rounding.averages import is_average, round_average
 from ptqc.rounding.checkpoint import Checkpoint
 from ptqc.rounding.layer import LayerRequest, RoundedLayer, Rounding
 from ptqc.rounding.matrices import to_matrix
 from ptqc.rounding.moments import Moments
+from ptqc.rounding.multipliers import AdmissibleScales
 from ptqc.rounding.nearest import bias_codes, round_to_nearest
 from ptqc.rounding.operands import operands_of
 from ptqc.rounding.problem import Settings
@@ -147,6 +149,8 @@ class _Walk:
         matrix = torch.from_numpy(to_matrix(parts))
         groups, outputs, inputs = matrix.shape
         bias = parts.bias_array
+        if shared is None and is_average(parts, request):
+            return round_average(parts, self.plan, request)
         if inputs > MOST_INPUTS or (bias is not None and bias.size != groups * outputs):
             why = "it has too many inputs" if inputs > MOST_INPUTS else "its bias is not one number for each output"
             return rounded_without_data(self.model, self.plan, request, f"{why}: rounded to nearest")
@@ -157,6 +161,7 @@ class _Walk:
             why = "no calibration data reaches it: rounded to nearest"
             return rounded_without_data(self.model, self.plan, request, why)
         values = np.zeros(groups * outputs) if bias is None else bias.astype(np.float64)
+        least, rule = least_scales(parts, self.plan).copy(), request.multiplier
         solution = solve(
             matrix,
             torch.from_numpy(values).reshape(groups, outputs),
@@ -165,8 +170,9 @@ class _Walk:
             request.formats,
             self.settings,
             free_bias=free_bias,
-            least_scale=torch.from_numpy(least_scales(parts, self.plan).copy()).reshape(groups, outputs),
+            least_scale=torch.from_numpy(least).reshape(groups, outputs),
             entry_bits=request.entry_bits,
+            scales=None if rule is None else AdmissibleScales.of(rule, matrix.flatten(0, 1).numpy(), values, least),
         )
         return solved_layer(parts, solution, free_bias)
 

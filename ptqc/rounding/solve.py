@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, log10
 
+import numpy as np
 import torch
 
-from ptqc.core.types import WeightFormat
+from ptqc.core.types import Array, WeightFormat
 from ptqc.rounding.block_scales import nearest_blocks, round_blocks
 from ptqc.rounding.channel_scales import covering_scale, least_squares_scale, round_uniform
 from ptqc.rounding.codebook import nearest_codebook, round_codebook
@@ -18,6 +19,7 @@ from ptqc.rounding.error_feedback import QuadraticForm
 from ptqc.rounding.layer import FEW_POSITIONS, TO_NEAREST
 from ptqc.rounding.levels import Levels
 from ptqc.rounding.moments import Moments
+from ptqc.rounding.multipliers import AdmissibleScales
 from ptqc.rounding.problem import FAST, GPTQ, SECOND_ORDER, Problem, Rounded, Settings, spread
 
 __all__ = ["FAST", "GPTQ", "SECOND_ORDER", "Settings", "Solution", "solve"]
@@ -89,6 +91,7 @@ def solve(
     free_bias: bool,
     least_scale: Tensor | None = None,
     entry_bits: int = 8,
+    scales: AdmissibleScales | None = None,
 ) -> Solution:
     """Codes and bias of one layer in the best of ``formats``; weights rounded to nearest where nothing does better.
 
@@ -102,6 +105,7 @@ def solve(
         free_bias: the bias may become any other; else it stays.
         least_scale: [G, O], so that the bias fits into 32 bits.
         entry_bits: of the codes in codebooks.
+        scales: those that there are, of rows G * O; None: all.
     """
     weights, bias = weights.double(), bias.double()
     judge = _Judge(bias, moments, held if held is not None and _is_finite(held) else None, free_bias)
@@ -121,12 +125,27 @@ def solve(
         settings,
         None if least_scale is None else least_scale.float(),
         entry_bits,
+        scales,
     )
+    solution = _solved(problem, formats, judge, finite)
+    while problem.scales is not None and (exceeded := _exceeded(problem.scales, solution)).any():
+        problem = replace(problem, scales=problem.scales.stricter(exceeded))
+        solution = _solved(problem, formats, judge, finite)
+    return solution
+
+
+def _solved(problem: Problem, formats: Sequence[WeightFormat], judge: _Judge, finite: bool) -> Solution:
     if not finite:
         nearest = _nearest(problem, formats[0], formats)
-        return replace(_solution(nearest, bias), note=f"activations are not finite: {TO_NEAREST}")
+        return replace(_solution(nearest, judge.bias), note=f"activations are not finite: {TO_NEAREST}")
     found = _best_for_its_bytes(_round(problem, formats))
     return _guarded(found, _nearest(problem, found.format, formats), judge)
+
+
+def _exceeded(scales: AdmissibleScales, solution: Solution) -> Array:
+    """Whether sums of each row's codes are not exact where they have to be."""
+    codes, bias = solution.codes.flatten(0, 1).numpy(), solution.bias.flatten().numpy()
+    return scales.exceeded(codes.astype(np.int64), solution.scale.flatten().numpy(), bias)
 
 
 def _is_finite(moments: Moments) -> bool:

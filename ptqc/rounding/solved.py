@@ -64,7 +64,7 @@ def rounded_without_data(model: ir.Model, plan: QuantPlan, request: LayerRequest
     """The weights rounded to nearest with scales found without data, in the first uniform format."""
     form = next((form for form in request.formats if form.codebook == "none"), None)
     form = form or WeightFormat(min(form.bits for form in request.formats))
-    (found,) = nearest_layers(model, plan, (LayerRequest(request.node, (form,)),)).values()
+    (found,) = nearest_layers(model, plan, (replace(request, formats=(form,)),)).values()
     return replace(found, note=note)
 
 

@@ -32,7 +32,7 @@ def round_squant(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReque
 
 
 def _flip(rows: Rows) -> tuple[Array, Array]:
-    scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.least, LOWEST)
+    scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.admissible, LOWEST)
     codes = flipped_codes(rows.values / scales[:, None], rows.kernel, rows.qmin, rows.qmax)
     return scales, codes
 
