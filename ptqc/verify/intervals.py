@@ -3,7 +3,6 @@
 Bounds are Python integers in arrays of objects, so that the analysis itself cannot overflow.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -11,17 +10,7 @@ from typing import Self
 import numpy as np
 
 from ptqc.core.types import Array
-
-
-def limits(type_name: str) -> tuple[int, int]:
-    """Least and greatest number of an ONNX integer type such as ``uint8`` or ``bool``; ValueError for any other."""
-    if type_name == "bool":
-        return 0, 1
-    match = re.fullmatch(r"(u?)int(\d+)", type_name)
-    if match is None:
-        raise ValueError(f"not an integer type: {type_name!r}")
-    bits = int(match[2])
-    return (0, (1 << bits) - 1) if match[1] else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+from ptqc.verify.integers import limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -202,9 +202,9 @@ class Program:
         steps: in topological order.
         constants: integer tensors that steps read, int64.
         tensors: type and shape of every integer tensor.
+        obstacles: what is not part of the program; where there are any, steps are what could be read all the same.
         scales: for each tensor of codes that the file gives a scale, every float32 scale it is written or read with;
             no more than information, as only their ratios matter to the integers.
-        obstacles: what is not part of the program; where there are any, steps are what could be read all the same.
     """
 
     entries: tuple[Door, ...]
@@ -212,8 +212,8 @@ class Program:
     steps: tuple[Step, ...]
     constants: Mapping[str, Array] = field(default_factory=dict)
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
-    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     obstacles: tuple[Obstacle, ...] = ()
+    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
