@@ -250,7 +250,7 @@ def _scaled(products: list[tuple[Array, Array]], shift: int, zero_point: int, ty
         total = operands[0] * operands[1]
         for values, factors in zip(operands[2::2], operands[3::2], strict=True):
             total = total + values * factors
-        return np.clip(round_shift(total, shift) + zero_point, type.qmin, type.qmax)
+        return np.asarray(np.clip(round_shift(total, shift) + zero_point, type.qmin, type.qmax))
 
     return exactly(compute, bound, *(operand for pair in products for operand in pair))
 

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ptqc.core.errors import ModelError
 from ptqc.core.types import Array
-from ptqc.verify.integers import INT64_MOST, Int64Overflow, exactly, magnitude, present
+from ptqc.verify.integers import INT64_MOST, exactly, magnitude, present, to_int64
 from ptqc.verify.windows import Windows, windows
 
 Attributes = Mapping[str, Any]
@@ -22,19 +22,13 @@ Inputs = Sequence[Array | None]
 MOST_COLUMN_BYTES = 64 << 20
 
 
-def matrix_type(bound: int) -> type[np.float32] | type[np.float64] | type[np.int64]:
-    """The fastest type whose matrix products are exact where magnitudes of products add up to ``bound`` at most.
-
-    Raises:
-        Int64Overflow: beyond 64 bits.
-    """
+def matrix_type(bound: int) -> type[Any]:
+    """The fastest type whose matrix products are exact where magnitudes of products add up to ``bound`` at most."""
     if bound < 1 << 24:
         return np.float32
     if bound < 1 << 53:
         return np.float64
-    if bound <= INT64_MOST:
-        return np.int64
-    raise Int64Overflow(bound)
+    return np.int64 if bound <= INT64_MOST else object
 
 
 def sum_bound(values: Array, weights: Array, axis: int | tuple[int, ...]) -> int:
@@ -51,11 +45,14 @@ def matrix_product(first: Array, second: Array) -> Array:
     """``first @ second`` of int64 arrays with the shapes of NumPy's matmul, exactly; int64.
 
     Raises:
-        Int64Overflow: it might not fit 64 bits.
+        Int64Overflow: a sum does not fit 64 bits.
     """
     kind = matrix_type(sum_bound(first, second, -2 if second.ndim > 1 else -1))
-    found = np.matmul(first.astype(kind), second.astype(kind))
-    return np.asarray(found).astype(np.int64, copy=False)
+    return _whole(np.asarray(np.matmul(first.astype(kind), second.astype(kind))))
+
+
+def _whole(sums: Array) -> Array:
+    return to_int64(sums) if sums.dtype == object else sums.astype(np.int64, copy=False)
 
 
 def convolution(values: Array, weights: Array, attributes: Attributes) -> Array:
@@ -71,7 +68,7 @@ def convolution(values: Array, weights: Array, attributes: Attributes) -> Array:
 
     Raises:
         ValueError: shapes do not fit.
-        Int64Overflow: it might not fit 64 bits.
+        Int64Overflow: a sum does not fit 64 bits.
     """
     groups = int(attributes.get("group", 1))
     if values.shape[1] != weights.shape[1] * groups or weights.shape[0] % groups:
@@ -84,7 +81,7 @@ def convolution(values: Array, weights: Array, attributes: Attributes) -> Array:
     found = np.empty((values.shape[0], weights.shape[0], *place.sizes), np.int64)
     for start in range(0, values.shape[0], step):
         part = values[start : start + step]
-        found[start : start + step] = compute(part, weights, groups, place, bound)
+        found[start : start + step] = _whole(compute(part, weights, groups, place, bound))
     return found
 
 
@@ -111,9 +108,7 @@ def _by_columns(values: Array, weights: Array, groups: int, place: Windows, boun
 
 def _by_taps(values: Array, weights: Array, groups: int, place: Windows, bound: int) -> Array:
     """One input channel in each group: products and sums tap by tap."""
-    if bound > INT64_MOST:
-        raise Int64Overflow(bound)
-    kind = np.int32 if bound < 1 << 31 else np.int64
+    kind: type[Any] = np.int32 if bound < 1 << 31 else np.int64 if bound <= INT64_MOST else object
     padded = _padded(values, place, kind)[:, :, None]  # [N, G, 1, ...]
     factors = weights.astype(kind).reshape(groups, -1, *weights.shape[2:])
     ones = (1,) * len(place.sizes)
