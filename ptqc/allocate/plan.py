@@ -9,7 +9,14 @@ import onnx_ir as ir
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.tables import table_params
-from ptqc.core.arithmetic import GREATEST_BIAS_CODE, affine_params, bias_params, symmetric_params
+from ptqc.core.arithmetic import (
+    GREATEST_BIAS_CODE,
+    affine_params,
+    bias_params,
+    power_of_two_params,
+    symmetric_params,
+)
+from ptqc.core.dyadic import ScaleRule
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.ranges import Range
 from ptqc.core.types import UINT8, QuantParams, QuantType
@@ -17,19 +24,33 @@ from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import constant_array, graph_hash, single_consumer
 
 
-def activation_params(groups: Iterable[Group], ranges: Mapping[str, Range]) -> dict[str, QuantParams]:
-    """Parameters of every activation in the type of its group; ``ranges`` by the first tensor of each group."""
+def activation_params(
+    groups: Iterable[Group], ranges: Mapping[str, Range], rule: ScaleRule | None = None
+) -> dict[str, QuantParams]:
+    """Parameters of every activation in the type of its group; ``ranges`` by the first tensor of each group.
+
+    With a ``rule``, of an integer-only model, zero points are even, and 0 for signed types.
+    """
     tensors: dict[str, QuantParams] = {}
     for group in groups:
         if group.fixed is not None:
             tensors.update(dict.fromkeys(group.factors, group.fixed))
             continue
         low, high = group.request.bounded(*ranges[group.request.tensor])
-        first = affine_params(min(low, group.holds[0]), max(high, group.holds[1]), group.request.type)
+        first = _params(min(low, group.holds[0]), max(high, group.holds[1]), group.request.type, rule)
         for name, factor in group.factors.items():
             scale = np.asarray(first.scale * np.float32(factor))
             tensors[name] = QuantParams(first.type, scale, first.zero_point)
     return tensors
+
+
+def _params(low: float, high: float, kind: QuantType, rule: ScaleRule | None) -> QuantParams:
+    if rule is None:
+        return affine_params(low, high, kind)
+    if kind.signed:
+        found = symmetric_params(np.asarray(max(-low, high)), kind, None)
+        return power_of_two_params(float(found.low), float(found.high), kind) if rule.family == "pow2" else found
+    return power_of_two_params(low, high, kind) if rule.family == "pow2" else affine_params(low, high, kind, even=True)
 
 
 def weight_params(parts: Linear, kind: QuantType, input_scale: float | None) -> QuantParams:
