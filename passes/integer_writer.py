@@ -74,6 +74,24 @@ class IntegerWriter:
         value.type, value.shape = ir.TensorType(dtype), shape
         return value
 
+    def several(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        hint: str,
+        dtype: ir.DataType,
+        shapes: Sequence[ir.Shape | None],
+        **attributes: Any,
+    ) -> list[ir.Value]:
+        """The same for an operator with one output, all of type ``dtype``, for each of ``shapes``."""
+        first = self.op(operator, inputs, hint, dtype, shapes[0], **attributes)
+        node = first.producer()
+        assert node is not None  # it is new
+        node.resize_outputs(len(shapes))
+        for value, shape in zip(node.outputs[1:], shapes[1:], strict=True):
+            value.type, value.shape = ir.TensorType(dtype), shape
+        return list(node.outputs)
+
     def constant(self, hint: str, array: Array) -> ir.Value:
         """An initializer with ``array``, of its type; one that was written before where it is equal."""
         contiguous = np.ascontiguousarray(array).reshape(array.shape)
@@ -170,7 +188,7 @@ class IntegerWriter:
 def greatest_product(bound: Array | int, multiplier: Array) -> int:
     """The greatest absolute product, as a Python integer that cannot overflow."""
     bounds, factors = np.broadcast_arrays(np.asarray(bound, object), np.abs(multiplier).astype(object))
-    return int(max((bounds * factors).reshape(-1).tolist(), default=0))
+    return int(max(np.asarray(bounds * factors).reshape(-1).tolist(), default=0))
 
 
 def _type(value: ir.Value) -> ir.DataType:

@@ -35,6 +35,7 @@ BUILTIN: Mapping[str, str] = {
     "smooth-activations": "ptqc.passes.smooth_activations:SmoothActivations",
     "quantize-embeddings": "ptqc.passes.quantize_embeddings:QuantizeEmbeddings",
     "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
+    "lower-to-integers": "ptqc.passes.lower_to_integers:LowerToIntegers",
     "lower-weight-only": "ptqc.passes.lower_weight_only:LowerWeightOnly",
     "pack-weights": "ptqc.passes.pack_weights:PackWeights",
     "lower-matmul-nbits": "ptqc.passes.lower_matmul_nbits:LowerMatMulNBits",

@@ -1,0 +1,119 @@
+"""Turns QuantizeLinear/DequantizeLinear pairs into integer operators of the ONNX standard, by docs/arithmetic.md.
+
+Fast form: only what no integer kernel of onnxruntime computes provably. Portable form: everything, so that any
+conforming engine gives the same bits.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from ptqc.graph.opset import raise_opset
+from ptqc.graph.walk import STANDARD_DOMAINS, is_op
+from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
+from ptqc.passes.integer_elementwise import lower_add, lower_concat, lower_move, lower_mul, lower_requantization
+from ptqc.passes.integer_linear import lower_product
+from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm
+from ptqc.passes.quantized_regions import MOVES, Region, region_of, remove_unread, take_place
+
+OPSET = 18  # the first with BitwiseAnd
+
+# Gives the codes of every output of a region, or real numbers where nothing quantizes its output; NoIntegerForm says
+# why it cannot, before it has written anything.
+Lowering = Callable[[Region, IntegerWriter], list[ir.Value]]
+
+LOWERINGS: Mapping[str, Lowering] = {
+    "Conv": lower_product,
+    "Gemm": lower_product,
+    "MatMul": lower_product,
+    "Add": lower_add,
+    "Mul": lower_mul,
+    "Concat": lower_concat,
+    "QuantizeLinear": lower_requantization,
+    **dict.fromkeys(MOVES, lower_move),
+}
+# What onnxruntime computes on 8-bit codes as docs/arithmetic.md says, table *Two forms*.
+FUSED = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", *MOVES)
+_SIZES = ("Shape", "Size")  # do not look at the elements
+
+
+@dataclass(frozen=True)
+class LowerToIntegers:
+    """Rewrites quantized operators without a proven integer kernel as integer operators.
+
+    Attributes:
+        everything: rewrite those with such a kernel as well: the portable form.
+    """
+
+    spec: ClassVar[PassSpec] = PassSpec("lower-to-integers", needs=frozenset({Fact.QUANTIZED}), numerics="changes")
+
+    everything: bool = False
+
+    def run(self, model: ir.Model, context: PassContext) -> Rewrites:
+        """Rewrites ``model`` in place; refuses, with the reason, regions that integers cannot compute exactly."""
+        nodes = [node for node in model.graph if self._concerns(node)]
+        if not nodes:
+            return Rewrites()
+        reason = raise_opset(model, OPSET)
+        if reason:
+            return Rewrites(0, tuple(Refusal(node.name or "", reason) for node in nodes))
+        writer, count, refused = IntegerWriter(model), 0, list[Refusal]()
+        for node in nodes:
+            region = region_of(node) if node.graph is model.graph else None
+            if region is None:
+                continue
+            try:
+                _lower(model.graph, region, writer)
+            except NoIntegerForm as error:
+                refused.append(Refusal(node.name or "", f"{node.op_type} has no integer form: {error}"))
+            else:
+                count += 1
+        _read_sizes_of_codes(model.graph)
+        remove_unread(model.graph)
+        _adapt_dequantizers(model.graph)
+        return Rewrites(count, tuple(refused))
+
+    def _concerns(self, node: ir.Node) -> bool:
+        """Whether ``node`` is to be rewritten."""
+        region = None if is_op(node, *_SIZES) else region_of(node)
+        if region is None or _is_bias(node) or not (region.complete or is_op(node, "Conv", "Gemm", "MatMul")):
+            return False
+        sides = [code.params for code in (*region.inputs, *region.outputs) if code is not None and code.array is None]
+        wide = any(params is not None and params.type.bits > WIDE_BITS for params in sides)
+        fused = is_op(node, *FUSED) and (region.complete or not is_op(node, "Conv"))
+        return self.everything or wide or not fused
+
+
+def _lower(graph: ir.Graph, region: Region, writer: IntegerWriter) -> None:
+    lowering = LOWERINGS.get(region.node.op_type) if region.node.domain in STANDARD_DOMAINS else None
+    if lowering is None:
+        raise NoIntegerForm("nothing is known that would compute it in integers")
+    writer.before(region.node)
+    take_place(graph, region, lowering(region, writer))
+
+
+def _is_bias(node: ir.Node) -> bool:
+    """Whether ``node`` is the Add that belongs to the MatMul before it."""
+    producers = [value.producer() for value in node.inputs if value is not None] if is_op(node, "Add") else []
+    regions = [region_of(producer) for producer in producers if producer is not None and is_op(producer, "MatMul")]
+    return any(region is not None and region.last is node for region in regions)
+
+
+def _read_sizes_of_codes(graph: ir.Graph) -> None:
+    """Lets operators that read the shape of real numbers read that of their codes."""
+    for node in graph:
+        value = node.inputs[0] if is_op(node, *_SIZES) else None
+        producer = None if value is None else value.producer()
+        if producer is not None and is_op(producer, "DequantizeLinear"):
+            node.replace_input_with(0, producer.inputs[0])
+
+
+def _adapt_dequantizers(graph: ir.Graph) -> None:
+    """Drops zero points of another type than that of the codes: those of wide codes, which are 0, now in int32."""
+    for node in graph:
+        if is_op(node, "DequantizeLinear") and len(node.inputs) > 2:
+            codes, zero_point = node.inputs[0], node.inputs[2]
+            if codes is not None and codes.dtype == ir.DataType.INT32 and zero_point is not None:
+                node.resize_inputs(2)
