@@ -1,0 +1,83 @@
+"""Folding of integer constants: what decoders of packed weights compute once, when a model is loaded."""
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from ptqc.core.errors import PtqcError, quoted
+from ptqc.core.types import Array
+from ptqc.verify.attributes import attributes_of, result_type
+from ptqc.verify.integers import limits
+from ptqc.verify.operators import SUPPORTED, run_operator
+from ptqc.verify.read_values import Codes, Unreadable, shape_of, type_of
+
+# A file of few bytes can claim constants of any size: all that is folded is bounded by what is stored.
+SPARE_ELEMENTS = 1 << 22
+ELEMENTS_EACH = 64  # decoders of one bit make eight elements of a byte, in some steps
+
+
+class Folder:
+    """Computes nodes over constants as long as the model's own size allows it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        stored = sum(tensor.size for tensor in tensors if tensor is not None)
+        self._left = SPARE_ELEMENTS + ELEMENTS_EACH * stored
+
+    def fold(self, node: ir.Node, inputs: list[Codes | None]) -> list[Codes]:
+        """The outputs of ``node``.
+
+        Args:
+            inputs: constants; None for those that are absent.
+
+        Raises Unreadable: unknown operators, results of unknown or unbounded size, or numbers that their type does
+        not hold.
+        """
+        if node.op_type not in SUPPORTED:
+            raise Unreadable(f"computes a constant with {node.op_type}, which has no integer meaning here")
+        for output in node.outputs:
+            self._pay(output)
+        arrays = [None if one is None or one.constant is None else _wide(one.constant) for one in inputs]
+        try:
+            results = run_operator(node.op_type, attributes_of(node), arrays)
+        except (PtqcError, ArithmeticError, ValueError, IndexError, TypeError, KeyError) as error:
+            raise Unreadable(f"cannot be computed: {quoted(error)[1:-1]}") from error
+        return [
+            self._codes(output, array, result_type(node, index, inputs))
+            for index, (output, array) in enumerate(zip(node.outputs, results, strict=False))
+        ]
+
+    def _pay(self, output: ir.Value) -> None:
+        shape = shape_of(output)
+        if shape is None or any(not isinstance(size, int) for size in shape):
+            raise Unreadable("the size of a constant that it computes is not known beforehand")
+        self._left -= math.prod(size for size in shape if isinstance(size, int))
+        if self._left < 0:
+            raise Unreadable("computes constants that are much larger than what the file stores")
+
+    def _codes(self, output: ir.Value, array: Array, type_name: str | None) -> Codes:
+        type_name = type_name or type_of(output) or "int64"
+        low, high = limits(type_name)
+        if array.size and (int(array.min()) < low or int(array.max()) > high):
+            raise Unreadable(f"computes a constant beyond {type_name}")
+        narrow = array.astype(np.bool_ if type_name == "bool" else _storage(type_name))
+        return Codes(output.name or "", type_name, tuple(array.shape), narrow)
+
+
+def _storage(type_name: str) -> np.dtype[np.generic]:
+    """The NumPy type that holds an ONNX integer type."""
+    bits = int(type_name.rpartition("int")[2])
+    return np.dtype(f"{'u' if type_name.startswith('u') else ''}int{max(bits, 8)}")
+
+
+def _wide(array: Array) -> Array:
+    return array if array.dtype == np.bool_ else array.astype(np.int64)
+
+
+def static_shape(value: ir.Value) -> Array | None:
+    """The shape of ``value`` as int64, where no dimension is free."""
+    shape = shape_of(value)
+    if shape is None or any(not isinstance(size, int) for size in shape):
+        return None
+    return np.asarray(shape, np.int64)
