@@ -15,7 +15,7 @@ from ptqc.core.types import Array
 MOST_SHIFT = 16  # a multiple of 2^-16 below 2^8 has 24 bits, all that float32 holds
 FLOAT_BITS = 24  # of the significand of float32
 MULTIPLIER_BITS = 8
-STEPS = 8  # neighbours of the wanted integer that are tried
+STEPS = 16  # neighbours of the wanted integer that are tried
 ULPS = 2  # neighbours of a float32 number that are tried
 
 
@@ -48,13 +48,15 @@ class Dyadic:
     def of(cls, numbers: Array) -> Self:
         """The finite float32 or float64 ``numbers`` as they are, without rounding. ValueError beyond 2^-62 or 2^62."""
         values = np.asarray(numbers, np.float64)
+        if not np.isfinite(values).all() or (np.abs(values) >= 2.0**62).any():
+            raise ValueError("numbers are beyond what 62 bits hold")
         fractions, exponents = np.frexp(values)  # values = fractions * 2^exponents, |fraction| in [1/2, 1)
         whole = (fractions * 2.0**53).astype(np.int64)
         least = whole & -whole  # the lowest bit that is set
         shifts = np.where(whole == 0, 0, 53 - exponents - np.log2(np.maximum(least, 1)).astype(np.int64))
         shift = int(max(shifts.max(initial=0), 0))
         multiplier = values * 2.0**shift
-        if not np.isfinite(values).all() or shift > 62 or (np.abs(multiplier) >= 2.0**62).any():
+        if shift > 62 or (np.abs(multiplier) >= 2.0**62).any():
             raise ValueError("numbers are beyond what 62 bits hold")
         return cls(multiplier.astype(np.int64), shift)
 
@@ -135,7 +137,8 @@ def snap_scale(
     with np.errstate(all="ignore"):  # numbers beyond float32 are no dyadic ones, and drop out
         for step in sorted(range(-STEPS, STEPS + 1), key=abs):
             multiplier = centre + step
-            usable = (multiplier >= 1) & ((multiplier < np.exp2(width)) | (unit == 1.0))
+            short = multiplier < np.exp2(width) * np.where(multiplier % 2, 1, 2)  # even ones have one bit to spare
+            usable = (multiplier >= 1) & (short | (unit == 1.0))
             for scale in float_neighbours(np.asarray(multiplier / unit * out / one, np.float32)):
                 holds = usable & (product_multiplier(np.asarray(other), scale, np.asarray(output)) == multiplier / unit)
                 distance = np.abs(np.log(scale.astype(np.float64) / target))
