@@ -204,12 +204,13 @@ class _Analysis:
     def add_codes(self, step: AddCodes) -> None:
         terms = [self.of(name) - _point(zero) for name, zero in zip(step.inputs, step.zero_points, strict=True)]
         try:
-            dyadic = Dyadic.of(np.concatenate([np.asarray(scale).reshape(-1) for scale in step.scales]))
+            scales = [np.asarray(scale).reshape(-1) for scale in step.scales]
+            dyadic = Dyadic.of(np.concatenate(scales))
         except ValueError:
             self.codes(step, Interval.of(step.type.qmin, step.type.qmax), step.type)
             return
-        first = dyadic.multiplier[: step.scales[0].size], dyadic.multiplier[step.scales[0].size :]
-        scaled = [term * _numbers(numbers, None) for term, numbers in zip(terms, first, strict=True)]
+        parts = np.split(dyadic.multiplier, [scales[0].size])
+        scaled = [term * _numbers(numbers, None) for term, numbers in zip(terms, parts, strict=True)]
         self.round(step, scaled[0] + scaled[1], dyadic.shift, step.zero_point, step.type)
 
     def looked_up(self, name: str, table: Array) -> Interval:
