@@ -1,6 +1,9 @@
 """Folding of integer constants: what decoders of packed weights compute once, when a model is loaded."""
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -9,12 +12,17 @@ from ptqc.core.errors import PtqcError, quoted
 from ptqc.core.types import Array
 from ptqc.verify.attributes import attributes_of, result_type
 from ptqc.verify.integers import limits
-from ptqc.verify.operators import SUPPORTED, run_operator
+from ptqc.verify.operators import run_operator
+from ptqc.verify.operators_elementwise import ELEMENTWISE
 from ptqc.verify.read_values import Codes, Unreadable, shape_of, type_of
 
 # A file of few bytes can claim constants of any size: all that is folded is bounded by what is stored.
 SPARE_ELEMENTS = 1 << 22
 ELEMENTS_EACH = 64  # decoders of one bit make eight elements of a byte, in some steps
+KEEPING = (  # operators that give no more elements than they take
+    *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Concat", "Shape"),
+    *("DepthToSpace", "SpaceToDepth", "GatherElements", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax", "CumSum"),
+)
 
 
 class Folder:
@@ -31,28 +39,28 @@ class Folder:
         Args:
             inputs: constants; None for those that are absent.
 
-        Raises Unreadable: unknown operators, results of unknown or unbounded size, or numbers that their type does
-        not hold.
+        Raises Unreadable: operators that decoders have no use for, results much larger than the file, or numbers that
+        their type does not hold.
         """
-        if node.op_type not in SUPPORTED:
-            raise Unreadable(f"computes a constant with {node.op_type}, which has no integer meaning here")
-        for output in node.outputs:
-            self._pay(output)
+        attributes = attributes_of(node)
         arrays = [None if one is None or one.constant is None else _wide(one.constant) for one in inputs]
         try:
-            results = run_operator(node.op_type, attributes_of(node), arrays)
+            self._pay(node.op_type, attributes, [array for array in arrays if array is not None])
+            if node.op_type == "Split":
+                attributes.setdefault("num_outputs", len(node.outputs))
+            results = run_operator(node.op_type, attributes, arrays)
         except (PtqcError, ArithmeticError, ValueError, IndexError, TypeError, KeyError) as error:
-            raise Unreadable(f"cannot be computed: {quoted(error)[1:-1]}") from error
+            raise Unreadable(f"computes a constant that there is not: {quoted(error)[1:-1]}") from error
         return [
             self._codes(output, array, result_type(node, index, inputs))
             for index, (output, array) in enumerate(zip(node.outputs, results, strict=False))
         ]
 
-    def _pay(self, output: ir.Value) -> None:
-        shape = shape_of(output)
-        if shape is None or any(not isinstance(size, int) for size in shape):
-            raise Unreadable("the size of a constant that it computes is not known beforehand")
-        self._left -= math.prod(size for size in shape if isinstance(size, int))
+    def _pay(self, operator: str, attributes: Mapping[str, Any], arrays: list[Array]) -> None:
+        cost = _cost(operator, attributes, arrays)
+        if cost is None:
+            raise Unreadable(f"computes a constant with {operator}, which is not followed")
+        self._left -= cost
         if self._left < 0:
             raise Unreadable("computes constants that are much larger than what the file stores")
 
@@ -73,6 +81,24 @@ def _storage(type_name: str) -> np.dtype[np.generic]:
 
 def _wide(array: Array) -> Array:
     return array if array.dtype == np.bool_ else array.astype(np.int64)
+
+
+def _cost(operator: str, attributes: Mapping[str, Any], arrays: Sequence[Array]) -> int | None:
+    """Elements that an operator makes of ``arrays``, or a bound above; None for operators that are not followed."""
+    if operator in ELEMENTWISE:
+        sizes = [array.shape[::-1] for array in arrays]  # by hand, as NumPy refuses large sizes
+        return math.prod(max(map(int, dims)) for dims in itertools.zip_longest(*sizes, fillvalue=1))
+    if operator in KEEPING:
+        return sum(array.size for array in arrays)
+    if operator in ("Expand", "Tile", "ConstantOfShape"):
+        wanted = math.prod(max(int(size), 1) for size in arrays[-1].reshape(-1))
+        return wanted * (1 if operator == "ConstantOfShape" else max(arrays[0].size, 1))
+    if operator == "Gather":
+        length = arrays[0].shape[int(attributes.get("axis", 0))]
+        return int(arrays[1].size * (arrays[0].size // max(length, 1)))
+    if operator in ("MatMul", "MatMulInteger"):
+        return int(arrays[0].size * arrays[1].shape[-1])
+    return None
 
 
 def static_shape(value: ir.Value) -> Array | None:

@@ -72,13 +72,13 @@ def _emit(
         if used:
             raise Unreadable("computes in float: its second output is read")
         outputs = outputs[:1]
-    results = [Codes(_name(value, parameters), parameters.type, shape_of(value)) for value in outputs]
+    results = [Codes(_name(reading, value, parameters), parameters.type, shape_of(value)) for value in outputs]
     reading.emit_operator(node, inputs, results, attributes, Carrier.QDQ)
     for value, codes in zip(outputs, results, strict=True):
         reading.define(value, Real(codes, parameters, door))
 
 
-def _name(value: ir.Value, parameters: Parameters) -> str:
+def _name(reading: Reading, value: ir.Value, parameters: Parameters) -> str:
     """Of the codes that ``value`` stands for: those of the file, where it is quantized as it was before."""
     behind = single_consumer(value)
     if behind is not None and is_op(behind, "QuantizeLinear"):
@@ -89,7 +89,7 @@ def _name(value: ir.Value, parameters: Parameters) -> str:
             same = False
         if same:
             return behind.outputs[0].name or ""
-    return f"{value.name}#codes"
+    return reading.fresh(f"{value.name}#codes")
 
 
 def _fill(reading: Reading, node: ir.Node, state: object, source: Real) -> Codes:
@@ -108,7 +108,7 @@ def _fill(reading: Reading, node: ir.Node, state: object, source: Real) -> Codes
     exact = kind.qmin <= code <= kind.qmax and np.float32(code - parameters.offset) * parameters.scale == number
     if not exact:
         raise Unreadable(f"computes in float: no code stands for {number:g}, with which it fills")
-    return Codes(f"{node.name}#fill", parameters.type, (), np.asarray(code, np.int64))
+    return Codes(reading.fresh(f"{node.name}#fill"), parameters.type, (), np.asarray(code, np.int64))
 
 
 def moved_parameters(source: Real, node: ir.Node, attributes: Mapping[str, Any]) -> Parameters:

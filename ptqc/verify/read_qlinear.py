@@ -101,7 +101,7 @@ def _gemm(reading: Reading, node: ir.Node) -> None:
         _finish(reading, node, operation, _parameters(node, 7, first.codes.type))
         return
     output = node.outputs[0]
-    codes = Codes(f"{output.name}#accumulators", "int32", shape_of(output))
+    codes = Codes(reading.fresh(f"{output.name}#accumulators"), "int32", shape_of(output))
     step = operation.accumulators(Place(node.name or "", codes.name, Carrier.QLINEAR))
     reading.emit(step, (codes,), [operand.codes for operand in operation.operands])
     reading.define(output, Real(codes, accumulator_parameters(operation), node.name or ""))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ptqc.core.errors import quoted
 from ptqc.core.types import Array
-from ptqc.graph.walk import constant_tensor
+from ptqc.graph.walk import Names, constant_tensor
 from ptqc.verify.constants import Folder
 from ptqc.verify.program import Carrier, Door, Obstacle, Operator, Program, Shape, Step, TensorInfo
 from ptqc.verify.read_operations import Operation, Place, ProductOperation
@@ -55,12 +56,14 @@ class Reading:
 
     def __init__(self, model: ir.Model, islands: frozenset[str]) -> None:
         self.model, self.folder, self._islands = model, Folder(model), islands
+        self._names = Names(model)
         self._states: dict[ir.Value, State] = {}
         self._entries: list[Door] = []
         self._inner_exits: dict[str, Door] = {}
         self._steps: list[Step] = []
         self._constants: dict[str, Array] = {}
         self._tensors: dict[str, TensorInfo] = {}
+        self._scales: dict[str, tuple[float, ...]] = {}
         self._obstacles: dict[ir.Node, str] = {}
         for value in model.graph.inputs:
             if constant_tensor(value) is None:
@@ -77,6 +80,10 @@ class Reading:
         self._entries.append(door)
         self._tensors[door.codes] = TensorInfo(door.type, shape)
         return Codes(door.codes, door.type, shape)
+
+    def fresh(self, name: str) -> str:
+        """``name`` for integers that the file does not name, or one like it where the file has it."""
+        return self._names.fresh(name)
 
     def state(self, value: ir.Value) -> State:
         """What ``value`` stands for."""
@@ -115,7 +122,19 @@ class Reading:
         codes = Codes(value.name or "", result.type, shape_of(value) or shape_of(like))
         step = operation.step(Place(node.name or "", codes.name, carrier), result)
         self.emit(step, (codes,), [operand.codes for operand in operation.operands])
+        self._note_scales(operation)
+        self._note_scale(codes.name, result)
         self.define(value, codes)
+
+    def _note_scales(self, operation: Operation) -> None:
+        for operand in operation.operands:
+            self._note_scale(operand.codes.name, operand.parameters)
+
+    def _note_scale(self, name: str, parameters: Parameters) -> None:
+        """Codes may be read with another scale than they were written with."""
+        if parameters.axis is None:
+            known = self._scales.get(name, ())
+            self._scales[name] = tuple(dict.fromkeys((*known, float(parameters.scale))))
 
     def emit_operator(
         self,
@@ -161,9 +180,10 @@ class Reading:
         if not isinstance(operation, ProductOperation) or operation.operator == "Conv" or pending.clamped:
             raise Unreadable(NOT_QUANTIZED)
         node = pending.nodes[0].name or ""
-        codes = Codes(f"{value.name}#accumulators", "int32", shape_of(value))
+        codes = Codes(self.fresh(f"{value.name}#accumulators"), "int32", shape_of(value))
         step = operation.accumulators(Place(node, codes.name, Carrier.QDQ))
         self.emit(step, (codes,), [operand.codes for operand in operation.operands])
+        self._note_scales(operation)
         return Real(codes, accumulator_parameters(operation), node)
 
     def refuse(self, node: ir.Node, reason: str) -> None:
@@ -189,16 +209,32 @@ class Reading:
 
     def program(self) -> Program:
         """All that was found, once every node has been read."""
-        exits = [door for value in self.model.graph.outputs if (door := self._exit(value)) is not None]
+        outputs = list(dict.fromkeys(self.model.graph.outputs))
+        exits = [door for value in outputs if (door := self._exit(value)) is not None]
         order = [node for node in self.model.graph if node in self._obstacles]
-        obstacles = tuple(
+        obstacles = [
             Obstacle(node.name or "", node.op_type, self._obstacles[node], (node.name or "") in self._islands)
             for node in order
-        )
-        inner = tuple(self._inner_exits.values())
+        ]
+        for value in outputs:
+            if (reason := self._no_program(value)) is not None:
+                obstacles.append(Obstacle("", "", f"output {quoted(value.name)} is {reason}"))
         return Program(
-            tuple(self._entries), (*exits, *inner), tuple(self._steps), self._constants, self._tensors, obstacles
+            tuple(self._entries),
+            (*exits, *self._inner_exits.values()),
+            tuple(self._steps),
+            self._constants,
+            self._tensors,
+            tuple(obstacles),
+            self._scales,
         )
+
+    def _no_program(self, value: ir.Value) -> str | None:
+        """Why an output comes from no node of the program, where no node in float says it."""
+        state = self.settled(value)
+        if isinstance(state, Numbers):
+            return "a float constant"
+        return "a float input" if isinstance(state, Floats) and state.entry else None
 
     def _exit(self, value: ir.Value) -> Door | None:
         state, name = self.settled(value), value.name or ""
