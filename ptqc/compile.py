@@ -12,7 +12,7 @@ from ptqc import __version__
 from ptqc.allocate.dynamic import choose_dynamic, product_inputs
 from ptqc.allocate.equalize import equalize
 from ptqc.allocate.formats import cpu_kind, explained, layer_requests
-from ptqc.allocate.groups import make_groups
+from ptqc.allocate.groups import Group, make_groups
 from ptqc.allocate.place import Placement, place
 from ptqc.allocate.plan import make_plan
 from ptqc.allocate.restrict import Restrictions
@@ -21,6 +21,7 @@ from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.products import collect_rows
 from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, observe
 from ptqc.calibrate.source import Source
+from ptqc.core.dyadic import ScaleRule
 from ptqc.core.errors import ModelError, quoted
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
@@ -187,7 +188,7 @@ class _Compiler:
         auto = self.restrictions.activations == "auto" and not self.target.integer
         inputs = product_inputs(canonical, placement) if auto else ()
         rows = collect_rows(canonical, inputs, self.source, threads)
-        requests = [group.request for group in make_groups(canonical, placement)]
+        requests = [group.request for group in self._groups(canonical, placement)]
         statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"), methods)
         found = []
         for method in methods:
@@ -197,6 +198,9 @@ class _Compiler:
             one = self._lowered(canonical, ranges, dynamic, method)
             found.append(replace(one, passes=(*passes, *one.passes)))
         return found
+
+    def _groups(self, canonical: ir.Model, placement: Placement) -> tuple[Group, ...]:
+        return make_groups(canonical, placement, powers_of_two=self.options.scales == "pow2")
 
     def _lowered(
         self, canonical: ir.Model, ranges: Mapping[str, Range], dynamic: frozenset[str], method: str
@@ -210,10 +214,12 @@ class _Compiler:
             "calibration-method": method,
             "options": self.options.overrides(),
         }
-        groups = make_groups(canonical, placement)
-        plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance)
+        groups = self._groups(canonical, placement)
+        rule = ScaleRule(self.options.scales, self.options.multiplier_bits) if self.target.integer else None
+        plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance, rule)
         codes = round_to_nearest(canonical, plan)
-        model, passes = lower(canonical, plan, codes, self.target, self.options)
+        fast = replace(self.options, format="qdq") if self.target.integer else self.options
+        model, passes = lower(canonical, plan, codes, self.target, fast)
         return Compiled(canonical, plan, codes, model, (), passes)
 
     def judged(self, one: Compiled, reference: ir.Model) -> Compiled:

@@ -48,8 +48,9 @@ class Group:
 class Grouper:
     """Collects the groups of one placed graph."""
 
-    def __init__(self, model: ir.Model, placement: Placement) -> None:
+    def __init__(self, model: ir.Model, placement: Placement, powers_of_two: bool) -> None:
         self.graph = model.graph
+        self.powers_of_two = powers_of_two
         self.plans = placement.nodes
         self.quantized = placement.quantized
 
@@ -138,6 +139,7 @@ class Grouper:
             high=high,
             full=full,
             type=self._type(values),
+            powers_of_two=self.powers_of_two,
         )
 
     def _clamp(self, root: ir.Value) -> ir.Node | None:
@@ -214,6 +216,9 @@ class _Probe:
             self.outputs.append(value.name or "")
 
 
-def make_groups(model: ir.Model, placement: Placement) -> tuple[Group, ...]:
-    """The groups of a placed graph, each with the question that calibration must answer."""
-    return Grouper(model, placement).run()
+def make_groups(model: ir.Model, placement: Placement, *, powers_of_two: bool = False) -> tuple[Group, ...]:
+    """The groups of a placed graph, each with the question that calibration must answer.
+
+    ``powers_of_two``: the scales shall be such.
+    """
+    return Grouper(model, placement, powers_of_two).run()

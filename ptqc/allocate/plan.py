@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ptqc.allocate.dyadic import dyadic_params
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.tables import table_params
@@ -86,6 +87,7 @@ def make_plan(
     ranges: Mapping[str, Range],
     weights: QuantType,
     provenance: Mapping[str, Any],
+    rule: ScaleRule | None = None,
 ) -> QuantPlan:
     """The plan of a canonical model.
 
@@ -95,8 +97,15 @@ def make_plan(
         ranges: (low, high) by the first tensor of each group.
         weights: integer type of weights (7 bits where the CPU saturates pairs of products).
         provenance: recorded as it is.
+        rule: of the scales of an integer-only model.
+
+    Raises:
+        ModelError: no scales keep to ``rule``.
     """
-    tensors = activation_params(groups, ranges)
+    groups = tuple(groups)
+    tensors = activation_params(groups, ranges, rule)
+    if rule is not None:
+        tensors = dyadic_params(model, placement, groups, tensors, rule)
     for node in model.graph:
         form = placement.nodes[node.name or ""].form
         parts = linear_parts(node)
@@ -114,9 +123,10 @@ def make_plan(
         elif form is Form.KERNEL:
             for value in node.inputs:
                 array = constant_array(value)
-                if value is not None and array is not None and array.dtype == np.float32:
-                    low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
-                    tensors[value.name or ""] = affine_params(low, high, UINT8)
+                if value is None or array is None or array.dtype != np.float32 or value.name in tensors:
+                    continue
+                low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+                tensors[value.name or ""] = affine_params(low, high, UINT8)
     return QuantPlan(target, graph_hash(model), tensors, placement.nodes, provenance)
 
 
