@@ -9,6 +9,7 @@ from ptqc.calibrate.cache import Cache, content_key
 from ptqc.calibrate.consumer_error import consumer_error_ranges
 from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
+from ptqc.calibrate.powers_of_two import better_neighbour
 from ptqc.calibrate.source import Source
 from ptqc.core.progress import Steps
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits, RangeRequest
@@ -36,6 +37,7 @@ def observe(
         return {}
     tensors = list(dict.fromkeys(tensors))
     details = not methods or not set(methods) <= {CONSUMER_ERROR, "minmax"}
+    details |= "minmax" in methods and any(request.powers_of_two for request in requests)
     cache = Cache.of_user()
     key = content_key(graph=graph_hash(model), data=source.digest, tensors=tensors, threads=threads, details=details)
     statistics = cache.load_statistics(key, tensors)
@@ -75,6 +77,11 @@ def find_ranges(
     else:
         choose = range_method(method)
         found = {one.tensor: choose(statistics[one.tensor], one.type) for one in requests if not one.full}
+        found |= {
+            one.tensor: better_neighbour(statistics[one.tensor], one.bounded(*found[one.tensor]), one.type)
+            for one in requests
+            if one.powers_of_two and one.tensor in found
+        }
     return {
         request.tensor: limits.applied(request, found.get(request.tensor, (0.0, 0.0)), seen[request.tensor])
         for request in requests
