@@ -5,13 +5,18 @@ import onnx_ir as ir
 from ptqc.verify.attributes import attributes_of, result_type
 from ptqc.verify.constants import static_shape
 from ptqc.verify.operators import SUPPORTED
-from ptqc.verify.read_values import Codes, Numbers, Unreadable, is_integer, shape_of, type_of
+from ptqc.verify.program import Carrier
+from ptqc.verify.read_resize import read_resize
+from ptqc.verify.read_values import Codes, Unreadable, is_integer, shape_of, type_of
 from ptqc.verify.reading import Reading
 
 
 def read_integers(reading: Reading, node: ir.Node) -> None:
     """Reads a node whose data are integers. Unreadable where it leaves them."""
-    if node.op_type == "Shape" and _known_shape(reading, node):
+    if node.op_type == "Shape" and known_shape(reading, node):
+        return
+    if node.op_type == "Resize":
+        _resize(reading, node)
         return
     inputs = [integer_input(reading, value) for value in node.inputs]
     if node.op_type not in SUPPORTED:
@@ -38,12 +43,19 @@ def integer_input(reading: Reading, value: ir.Value | None) -> Codes | None:
     state = reading.settled(value)
     if state is None or isinstance(state, Codes):
         return state
-    if isinstance(state, Numbers) and state.array.size == 0:
-        return None  # an input that says nothing, as the region of Resize
     raise Unreadable("mixes integers and real numbers")
 
 
-def _known_shape(reading: Reading, node: ir.Node) -> bool:
+def _resize(reading: Reading, node: ir.Node) -> None:
+    source, value = reading.settled(node.inputs[0]), node.outputs[0]
+    if not isinstance(source, Codes):
+        raise Unreadable("reads no integers")
+    output = Codes(value.name or "", source.type, shape_of(value))
+    read_resize(reading, node, source, output, Carrier.INTEGER)
+    reading.define(value, output)
+
+
+def known_shape(reading: Reading, node: ir.Node) -> bool:
     """Defines the output of a Shape where the dimensions are known."""
     source = node.inputs[0]
     shape = None if source is None else static_shape(source)

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.graph.walk import is_op, single_consumer
+from ptqc.graph.walk import consumers, is_op, single_consumer
 from ptqc.verify.attributes import attributes_of
-from ptqc.verify.operators import SUPPORTED
 from ptqc.verify.program import Carrier
+from ptqc.verify.read_resize import read_resize
 from ptqc.verify.read_values import (
     Codes,
+    Floats,
     Numbers,
     Parameters,
     Real,
@@ -24,7 +25,7 @@ from ptqc.verify.reading import Reading
 
 MOVES = (
     *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather"),
-    *("GatherElements", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Split", "Pad"),
+    *("GatherElements", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Split", "Pad", "Resize"),
     *("MaxPool", "ReduceMax", "ReduceMin"),  # comparisons: scales are positive
 )
 TOGETHER = ("Max", "Min", "Where")  # of several tensors with the same scale and zero point
@@ -35,8 +36,9 @@ def read_move(reading: Reading, node: ir.Node) -> None:
     source = reading.settled(node.inputs[0])
     if not isinstance(source, Real):
         raise Unreadable("computes in float: its data are no dequantized tensor")
-    if node.op_type not in SUPPORTED:
-        raise Unreadable("has no integer meaning here")
+    if node.op_type == "Resize":
+        _resize(reading, node, source)
+        return
     attributes = attributes_of(node)
     inputs: list[Codes | None] = [source.codes]
     for index, value in enumerate(node.inputs[1:], 1):
@@ -55,6 +57,13 @@ def read_move(reading: Reading, node: ir.Node) -> None:
             reading.define(output, Real(codes, parameters, source.node))
         return
     _emit(reading, node, inputs, parameters, attributes, source.node)
+
+
+def _resize(reading: Reading, node: ir.Node, source: Real) -> None:
+    value, parameters = node.outputs[0], scalar_parameters(source, "what it resizes")
+    codes = Codes(_name(reading, value, parameters), parameters.type, shape_of(value))
+    read_resize(reading, node, source.codes, codes, Carrier.QDQ)
+    reading.define(value, Real(codes, parameters, source.node))
 
 
 def _emit(
@@ -129,6 +138,21 @@ def moved_parameters(source: Real, node: ir.Node, attributes: Mapping[str, Any])
     if axis is None:
         raise Unreadable("computes in float: moves a tensor with a scale for each channel")
     return Parameters(given.scale, given.zero_point, given.type, axis)
+
+
+def read_shape(reading: Reading, node: ir.Node) -> None:
+    """Shape of what codes stand for is that of the codes. Unreadable where no codes have this shape."""
+    source, output = node.inputs[0], node.outputs[0]
+    state = reading.settled(source)
+    codes = state.codes if isinstance(state, Real) else None
+    if source is not None and isinstance(state, Floats) and state.entry:  # the codes that enter have its shape
+        behind = [reader for reader in consumers(source) if is_op(reader, "QuantizeLinear")]
+        codes = Codes(behind[0].outputs[0].name or "", "", shape_of(source)) if behind else None
+    if codes is None or codes.constant is not None:
+        raise Unreadable("asks for a shape that is not known beforehand")
+    shape = Codes(output.name or "", "int64", shape_of(output))
+    reading.emit_operator(node, [codes], [shape], attributes_of(node))
+    reading.define(output, shape)
 
 
 def read_index(reading: Reading, node: ir.Node) -> None:

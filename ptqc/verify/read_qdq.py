@@ -9,7 +9,8 @@ from ptqc.core.types import Array
 from ptqc.graph.walk import is_op, single_consumer
 from ptqc.verify.attributes import attributes_of
 from ptqc.verify.program import Carrier, Door
-from ptqc.verify.read_moves import MOVES, TOGETHER, read_index, read_move, read_together, same_codes_wanted
+from ptqc.verify.read_integers import known_shape
+from ptqc.verify.read_moves import MOVES, TOGETHER, read_index, read_move, read_shape, read_together, same_codes_wanted
 from ptqc.verify.read_operations import (
     AddOperation,
     ConcatOperation,
@@ -166,8 +167,10 @@ def read_float(reading: Reading, node: ir.Node) -> None:
     """Reads a float operator. Unreadable where no integer kernel stands for it."""
     if _absorbed(reading, node):
         return
-    if is_op(node, "Shape", "Size"):
-        raise Unreadable("asks for a shape that is not known beforehand")
+    if is_op(node, "Shape"):
+        if not known_shape(reading, node):
+            read_shape(reading, node)
+        return
     states = [reading.settled(value) for value in node.inputs]
     if any(isinstance(state, Floats) for state in states):
         raise Unreadable(REASONS.get(node.op_type, "computes in float: reads real numbers that no codes carry"))
