@@ -3,9 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, product_multiplier, ratio
+from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, product_multiplier, ratio, round_shift
 from ptqc.core.types import Array, QuantParams
-from ptqc.passes.integer_linear import exact, params_of, span
+from ptqc.passes.integer_linear import exact, nearest, params_of, span
 from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, type_of_codes, type_of_sum
 from ptqc.passes.quantized_regions import Code, Region
 
@@ -16,8 +16,9 @@ def lower_add(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     """clamp(RHE((a - z_a) * b_a + (b - z_b) * b_b, c) + z_y)."""
     codes, params, output = _operands(region)
     ratios = np.stack([ratio(one.scale, output.scale) for one in params])
-    dyadic, hint = exact(ratios), region.name
-    if output.type.bits <= WIDE_BITS and all(one.type.bits <= WIDE_BITS for one in params):
+    wide, hint = _is_wide(*params, output), region.name
+    dyadic = nearest(ratios) if wide else exact(ratios)
+    if not wide:
         _check_add(ratios, dyadic, output)
     multipliers = [int(number) for number in dyadic.multiplier]
     bound = sum(_reach(one) * number for one, number in zip(params, multipliers, strict=True))
@@ -43,19 +44,21 @@ def _term(
 def lower_mul(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     """clamp(RHE((a - z_a) * (b - z_b) * b, c) + z_y)."""
     codes, params, output = _operands(region)
-    dyadic, hint = exact(product_multiplier(params[0].scale, params[1].scale, output.scale)), region.name
-    if output.type.bits <= WIDE_BITS:
+    multiplier, hint = product_multiplier(params[0].scale, params[1].scale, output.scale), region.name
+    wide = _is_wide(*params, output)
+    dyadic = nearest(multiplier) if wide else exact(multiplier)
+    if not wide:
         _check_even(output)
         _check_shift(dyadic, MOST_SHIFT_OF_MUL, "multiplier")
     factor = _reach(params[0]) * _reach(params[1])
     bound = factor * int(dyadic.multiplier)
     type_of_sum(bound, dyadic.shift)  # refuses before anything is written
-    wide = type_of_sum(factor, 0)
+    dtype = type_of_sum(factor, 0)
     factors = [
-        writer.cast(writer.centred(code.value, int(one.zero_point), hint), wide, hint)
+        writer.cast(writer.centred(code.value, int(one.zero_point), hint), dtype, hint)
         for code, one in zip(codes, params, strict=True)
     ]
-    product = writer.op("Mul", factors, hint, wide, region.node.outputs[0].shape)
+    product = writer.op("Mul", factors, hint, dtype, region.node.outputs[0].shape)
     return [writer.requantize(product, dyadic, int(output.zero_point), output.type, factor, hint)]
 
 
@@ -67,6 +70,9 @@ def lower_concat(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     params = params_of(output, "output")
     sources = [(code, params_of(code, "input")) for code in region.inputs]
     changes = [_change(one, params) for _, one in sources]
+    for (_, one), dyadic in zip(sources, changes, strict=True):
+        if dyadic is not None and not _is_wide(one, params):
+            _check_table(one, params, dyadic)
     values = []
     for (code, one), dyadic in zip(sources, changes, strict=True):
         assert code is not None  # it has parameters
@@ -120,12 +126,30 @@ def _reach(params: QuantParams) -> int:
     return max(abs(limit) for limit in span(params))
 
 
+def _is_wide(*params: QuantParams) -> bool:
+    return any(one.type.bits > WIDE_BITS for one in params)
+
+
+def _check_table(source: QuantParams, output: QuantParams, dyadic: Dyadic) -> None:
+    """NoIntegerForm where the table by which QLinearConcat changes codes is not RHE(code * multiplier, shift)."""
+    low, high = span(source)
+    codes = np.arange(low, high + 1, dtype=np.int64)
+    table = np.rint(codes.astype(np.float32) * source.scale / output.scale).astype(np.int64)
+    limits = span(output)
+    wrong = table.clip(*limits) != round_shift(codes * dyadic.multiplier, dyadic.shift).clip(*limits)
+    if wrong.any():
+        code = int(codes[wrong][0]) + int(source.zero_point)
+        raise NoIntegerForm(f"the kernel rounds code {code} of an input otherwise than integers do")
+
+
 def _change(source: QuantParams, output: QuantParams) -> Dyadic | None:
     """The multiplier that gives codes the meaning of ``output``; None where they have it."""
     if source.type == output.type and source == output:
         return None
-    dyadic = exact(ratio(source.scale, output.scale))
-    if output.type.bits <= WIDE_BITS:
+    multiplier = ratio(source.scale, output.scale)
+    wide = _is_wide(source, output)
+    dyadic = nearest(multiplier) if wide else exact(multiplier)
+    if not wide:
         _check_shift(dyadic, MOST_SHIFT, "ratio of scales")
     type_of_sum(_reach(source) * int(dyadic.multiplier), dyadic.shift)
     return dyadic

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, product_multiplier
+from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, nearest_dyadic, product_multiplier
 from ptqc.core.types import Array, QuantParams
 from ptqc.graph.walk import is_op
 from ptqc.passes.base import CODES_OF
 from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, greatest_product, type_of_sum
 from ptqc.passes.quantized_regions import Code, Region
 
+WIDE_MULTIPLIER_BITS = 13  # two 16-bit codes times such multipliers are summed and rounded in int32
+MOST_WIDE_SHIFT = 28
 _GREATEST_SUM = (1 << 31) - 1
 
 
@@ -81,6 +83,13 @@ def exact(multipliers: Array) -> Dyadic:
         return Dyadic.of(multipliers)
     except ValueError as error:
         raise NoIntegerForm("the ratio of its scales is too small or too great") from error
+
+
+def nearest(multipliers: Array) -> Dyadic:
+    """``multipliers`` with a common shift for which the greatest has 13 bits: for results or operands beyond 8 bits,
+    which no kernel computes, so that no float32 number must be met."""
+    shift = int(nearest_dyadic(multipliers.max(), WIDE_MULTIPLIER_BITS, MOST_WIDE_SHIFT)[1])
+    return exact(np.rint(multipliers.astype(np.float64) * 2.0**shift) / 2.0**shift)
 
 
 def span(params: QuantParams) -> tuple[int, int]:
@@ -192,8 +201,10 @@ def _multiplier(product: _Product, output: QuantParams) -> Dyadic:
     """fl(fl(s_x * s_w) / s_y) as it is; NoIntegerForm where the fused kernel might round otherwise than integers do."""
     assert product.data.params is not None and product.weight.params is not None  # checked before
     found = product_multiplier(product.data.params.scale, product.weight.params.scale, output.scale)
+    if max(product.data.params.type.bits, output.type.bits) > WIDE_BITS:
+        return nearest(found)
     dyadic = exact(found)
-    if dyadic.shift <= MOST_SHIFT or output.type.bits > WIDE_BITS:
+    if dyadic.shift <= MOST_SHIFT:
         return dyadic
     channels, bounds = np.broadcast_arrays(np.atleast_1d(found), np.atleast_1d(product.bound))
     for channel, (number, bound) in enumerate(zip(channels.tolist(), bounds.tolist(), strict=True)):
