@@ -218,7 +218,7 @@ class _Comparing:
             if one.engine.kind == "interpreter":
                 self.interpreted[batch.kind] += batch.count
             if one is self.witness:
-                self._digest(batch.kind, outputs)
+                self._digest(batch, outputs)
             if reference is None:
                 reference = one, outputs
             elif not all(same_bits(a, b) for a, b in zip(reference[1], outputs, strict=True)):
@@ -242,10 +242,13 @@ class _Comparing:
         finally:
             one.seconds += time.monotonic() - begun
 
-    def _digest(self, kind: Kind, outputs: Sequence[Array]) -> None:
-        for name, array in zip(self.names, outputs, strict=True):
-            self.digests[kind].update(f"{name} {array.dtype} {array.shape[1:]}".encode())
-            self.digests[kind].update(np.ascontiguousarray(array).tobytes())
+    def _digest(self, batch: InputBatch, outputs: Sequence[Array]) -> None:
+        """Input by input, whatever batches they come in."""
+        for index in range(batch.count if self.task.space.batched else 1):
+            for name, array in zip(self.names, outputs, strict=True):
+                part = np.ascontiguousarray(_part(array, index, batch.count))
+                self.digests[batch.kind].update(f"{name} {part.dtype} {part.shape}".encode())
+                self.digests[batch.kind].update(part.tobytes())
 
     def _differ(
         self,

@@ -16,6 +16,7 @@ from ptqc.verify.program import Door, Operator, Product, Program, Step
 from ptqc.verify.ties import Geometry, paste_ties
 
 MOST_INDEX = 1 << 20  # entries without any limit that the graph sets are not fed with more
+FARTHEST = 24  # powers of two of the scale that real numbers reach at the entry
 COARSE = 8  # points of a smooth field along each axis, at most
 
 
@@ -267,6 +268,8 @@ def _boundaries(entry: Entry, rng: np.random.Generator) -> Array:
     exact = (scale * (halves - zero_point).astype(np.float32)).astype(np.float32)
     neighbours = (exact, np.nextafter(exact, np.float32(-np.inf)), np.nextafter(exact, np.float32(np.inf)))
     chosen: Array = np.choose(rng.integers(0, 3, entry.shape), neighbours)
-    wild = (rng.standard_normal(entry.shape) * 10.0 ** rng.uniform(-20, 20, entry.shape)).astype(np.float32)
+    # The reference evaluator rounds to int32 before it saturates, which the standard does not say: not so far outside.
+    far = rng.choice([-1.0, 1.0], entry.shape) * 2.0 ** rng.uniform(-40, FARTHEST, entry.shape)
+    wild = (scale * far).astype(np.float32)
     found: Array = np.where(rng.random(entry.shape) < 0.05, wild, chosen).astype(np.float32)
     return found
