@@ -128,11 +128,15 @@ class _Analysis:
         return self.intervals[name]
 
     def whole(self, name: str) -> Interval:
+        return Interval.of_type(self.type_of(name) or WIDE)
+
+    def type_of(self, name: str) -> str:
+        """Of the integers of a tensor; empty where the file does not say, or says that it holds none."""
         info = self.program.tensors.get(name)
         try:
-            return Interval.of_type(WIDE if info is None else info.type)
+            return "" if info is None or not limits(info.type) else info.type
         except ValueError:
-            return Interval.of_type(WIDE)
+            return ""
 
     def check(self, step: Step, check: Check) -> bool:
         """Notes a finding, and says whether it holds."""
@@ -194,9 +198,7 @@ class _Analysis:
 
     def codes(self, step: Step, interval: Interval, kind: QuantType) -> None:
         """Codes of ``kind`` must fit the type of the tensor that holds them."""
-        info = self.program.tensors.get(step.output)
-        declared = str(kind) if info is None else info.type
-        check = Check.of_type("codes", interval, declared)
+        check = Check.of_type("codes", interval, self.type_of(step.output) or str(kind))
         if not check.holds:
             self.check(step, check)
         self.intervals[step.output] = interval if check.holds else self.whole(step.output)
@@ -215,23 +217,21 @@ class _Analysis:
 
     def looked_up(self, name: str, table: Array) -> Interval:
         """The entries of ``table`` that the codes of a tensor reach."""
-        info = self.program.tensors.get(name)
-        first = limits(info.type)[0] if info is not None else 0
-        codes = self.of(name)
+        first, codes = limits(self.type_of(name) or "uint8")[0], self.of(name)
         reached = table[max(codes.least - first, 0) : codes.greatest - first + 1]
         return Interval.of(int(reached.min()), int(reached.max())) if reached.size else Interval.of_array(table)
 
     def operator(self, step: Operator) -> None:
         outputs = step.outputs or (step.output,)
-        declared = self.program.tensors.get(step.output)
+        declared = self.type_of(step.output)
         rule = RULES.get(step.operator)
         try:
             if rule is None:
                 raise NoRule(f"no rule says what {step.operator} can give")
-            if declared is None:
-                raise NoRule(f"the type of tensor '{step.output}' is not known")
+            if not declared:
+                raise NoRule(f"the integer type of tensor '{step.output}' is not known")
             inputs = tuple(self.operand(name) for name in step.inputs)
-            outcome = rule(Call(step.operator, step.attributes, inputs, declared.type))
+            outcome = rule(Call(step.operator, step.attributes, inputs, declared))
         except NoRule as error:
             whole = self.whole(step.output)
             reason = str(error)
@@ -241,7 +241,7 @@ class _Analysis:
             self.intervals.update({name: self.whole(name) for name in outputs if name})
             return
         fits = all([self.check(step, check) for check in outcome.checks])
-        result = Check.of_type(outcome.quantity or "result", outcome.interval, declared.type)
+        result = Check.of_type(outcome.quantity or "result", outcome.interval, declared)
         if outcome.quantity or not result.holds:
             fits &= self.check(step, result)
         for name in outputs:
