@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from ptqc.core.arithmetic import along_axis
-from ptqc.core.dyadic import Dyadic, round_shift
+from ptqc.core.dyadic import Dyadic
 from ptqc.core.errors import DataError, ModelError, PtqcError, quoted
-from ptqc.core.types import Array, QuantType
-from ptqc.verify.integers import Int64Overflow, exactly, limits, magnitude
+from ptqc.core.types import Array
+from ptqc.verify.integers import Int64Overflow, limits
 from ptqc.verify.operators import run_operator
 from ptqc.verify.operators_products import convolution, matrix_product, without_zero_point
 from ptqc.verify.program import (
@@ -21,9 +21,9 @@ from ptqc.verify.program import (
     Operator,
     Product,
     Program,
-    Requantization,
     Step,
 )
+from ptqc.verify.requantize import requantize, scaled
 
 Tensors = Mapping[str, Array]
 
@@ -233,26 +233,7 @@ def _product(step: Product, tensors: Tensors) -> Array:
     _check_limits(step.node, step.output, accumulators, "int32")
     if step.requantization is None:
         return accumulators
-    return _requantize(accumulators, step.requantization, step.output_axis)
-
-
-def _requantize(values: Array, to: Requantization, axis: int) -> Array:
-    dyadic = Dyadic.of(to.scale)
-    multiplier = along_axis(dyadic.multiplier, axis if dyadic.multiplier.ndim else None, values.ndim)
-    return _scaled([(values, multiplier)], dyadic.shift, to.zero_point, to.type)
-
-
-def _scaled(products: list[tuple[Array, Array]], shift: int, zero_point: int, type: QuantType) -> Array:
-    """``clamp(RHE(sum of the products, shift) + zero_point)``, exactly whatever the size of the products."""
-    bound = sum(magnitude(values) * magnitude(factors) for values, factors in products) + (1 << shift)
-
-    def compute(*operands: Array) -> Array:
-        total = operands[0] * operands[1]
-        for values, factors in zip(operands[2::2], operands[3::2], strict=True):
-            total = total + values * factors
-        return np.asarray(np.clip(round_shift(total, shift) + zero_point, type.qmin, type.qmax))
-
-    return exactly(compute, bound, *(operand for pair in products for operand in pair))
+    return requantize(accumulators, step.requantization, step.output_axis)
 
 
 def _add(step: AddCodes, tensors: Tensors) -> Array:
@@ -261,12 +242,12 @@ def _add(step: AddCodes, tensors: Tensors) -> Array:
         (tensors[name] - zero_point, multiplier)
         for name, zero_point, multiplier in zip(step.inputs, step.zero_points, dyadic.multiplier, strict=True)
     ]
-    return _scaled(products, dyadic.shift, step.zero_point, step.type)
+    return scaled(products, dyadic.shift, step.zero_point, step.type)
 
 
 def _multiply(step: MultiplyCodes, tensors: Tensors) -> Array:
     first, second = (tensors[name] - zero_point for name, zero_point in zip(step.inputs, step.zero_points, strict=True))
-    return _requantize(first * second, step.requantization, -1)
+    return requantize(first * second, step.requantization, -1)
 
 
 def _concat(step: ConcatCodes, tensors: Tensors) -> Array:
@@ -274,7 +255,7 @@ def _concat(step: ConcatCodes, tensors: Tensors) -> Array:
     for name, scale, zero_point in zip(step.inputs, step.scales, step.zero_points, strict=True):
         dyadic = Dyadic.of(np.asarray(scale).reshape(()))
         parts.append(
-            _scaled([(tensors[name] - zero_point, dyadic.multiplier)], dyadic.shift, step.zero_point, step.type)
+            scaled([(tensors[name] - zero_point, dyadic.multiplier)], dyadic.shift, step.zero_point, step.type)
         )
     return np.concatenate(parts, axis=step.axis)
 

@@ -19,7 +19,7 @@ from ptqc.verify.windows import Windows, windows
 Attributes = Mapping[str, Any]
 Inputs = Sequence[Array | None]
 
-MOST_COLUMN_BYTES = 64 << 20
+MOST_COLUMN_BYTES = 16 << 20  # of one part of a batch, so that it stays near the processor
 
 
 def matrix_type(bound: int) -> type[Any]:
@@ -94,16 +94,16 @@ def _by_columns(values: Array, weights: Array, groups: int, place: Windows, boun
     """All windows as columns of a matrix, multiplied with the weights of each group."""
     kind, rank = matrix_type(bound), len(place.sizes)
     padded = _padded(values, place, kind)
-    count = values.shape[0]
     extents = tuple((size - 1) * step + 1 for size, step in zip(weights.shape[2:], place.dilations, strict=True))
     view = sliding_window_view(padded, extents, axis=tuple(range(2, 2 + rank)))
     strided = [slice(0, (size - 1) * step + 1, step) for size, step in zip(place.sizes, place.strides, strict=True)]
     view = view[(slice(None), slice(None), *strided, *(slice(None, None, step) for step in place.dilations))]
-    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))  # [N, C, kernel..., positions...]
-    columns = view.transpose(order).reshape(count, groups, -1, prod(place.sizes))
+    # One product for the whole batch, since threads of BLAS that wait for each other cost more than small products.
+    order = (1, *range(2 + rank, 2 + 2 * rank), 0, *range(2, 2 + rank))  # [C, kernel..., N, positions...]
+    columns = view.transpose(order).reshape(groups, -1, values.shape[0] * prod(place.sizes))
     matrix = weights.astype(kind).reshape(groups, weights.shape[0] // groups, -1)
     found: Array = np.matmul(matrix, columns)
-    return found.reshape(count, weights.shape[0], *place.sizes)
+    return np.moveaxis(found.reshape(weights.shape[0], values.shape[0], *place.sizes), 0, 1)
 
 
 def _by_taps(values: Array, weights: Array, groups: int, place: Windows, bound: int) -> Array:
