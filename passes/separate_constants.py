@@ -1,7 +1,8 @@
 """Gives each use of a constant that needs codes of its own its own constant.
 
 Weights have one scale for each output channel. Where two products share weights but multiply other axes of them (tied
-embeddings), or an elementwise operator reads them as well, one set of codes cannot serve both.
+embeddings), or an elementwise operator reads them as well, one set of codes cannot serve both. Where multipliers are
+dyadic, their scales fit the input and output of a single node.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,17 @@ ELEMENTWISE = ("Add", "Mul", "Concat")
 
 @dataclass(frozen=True)
 class SeparateConstants:
-    """Copies constants that are weights along different axes, or both weights and operands of elementwise operators."""
+    """Copies constants that are weights along different axes, or both weights and operands of elementwise operators.
+
+    Attributes:
+        every: all that have several such uses.
+    """
 
     spec: ClassVar[PassSpec] = PassSpec(
         "separate-constants", needs=frozenset({Fact.CONSTANTS_LIFTED}), numerics="exact"
     )
+
+    every: bool = False
 
     def run(self, model: ir.Model, context: PassContext) -> Rewrites:
         """Rewrites ``model`` in place; counts the copies."""
@@ -33,10 +40,11 @@ class SeparateConstants:
             array = constant_array(value)
             if array is None:
                 continue
-            by_way: dict[int | None, list[tuple[ir.Node, int]]] = {}
+            by_way: dict[object, list[tuple[ir.Node, int]]] = {}
             for use in value.uses():
                 if use.node.graph is model.graph and _needs_codes(use.node, use.idx):
-                    by_way.setdefault(_axis(use.node, use.idx), []).append((use.node, use.idx))
+                    way = use if self.every else _axis(use.node, use.idx)
+                    by_way.setdefault(way, []).append((use.node, use.idx))
             for uses in list(by_way.values())[1:]:
                 copy = add_initializer(model, names.fresh(f"{value.name}_copy"), array)
                 for node, index in uses:
