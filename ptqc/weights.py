@@ -11,6 +11,7 @@ import ptqc.rounding
 from ptqc.calibrate.cache import cache_folder, code_digest, content_key
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.source import Source
+from ptqc.core.dyadic import ScaleRule
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
@@ -46,7 +47,7 @@ def round_weights(
     Raises OptionError for formats that the method does not know.
     """
     if find_target(plan.target).integer:
-        requests = with_multipliers(model, plan, requests, options.multiplier_bits, options.scales == "pow2")
+        requests = with_multipliers(model, plan, requests, ScaleRule(options.scales, options.multiplier_bits))
     if options.rounding == "nearest":
         return nearest_layers(model, plan, requests)
     if options.rounding == "squant":

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.core.dyadic import MOST_SHIFT, Dyadic, product_multiplier
+from ptqc.core.dyadic import MOST_SHIFT, Dyadic, ScaleRule, product_multiplier
 from ptqc.core.errors import quoted
 from ptqc.core.plan import Form, QuantPlan
 from ptqc.core.types import Array, QuantParams
@@ -21,17 +21,17 @@ MOST_EXIT_SHIFT = 60  # of a product that nothing requantizes, whose sums alone 
 
 
 def with_multipliers(
-    model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest], bits: int, exact_sums: bool
+    model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest], scales: ScaleRule
 ) -> tuple[LayerRequest, ...]:
     """``requests`` that say what the multipliers of nodes with integer inputs and outputs have to be.
 
     Args:
         model: the canonical graph of ``plan``.
         plan: with the final parameters of activations.
-        bits: the most that multipliers may have.
-        exact_sums: float32 must hold the sums of unfused products as well: for scales of activations that are powers
-            of two.
+        scales: of the model. Where those of activations are powers of two, float32 must hold the sums of unfused
+            products as well.
     """
+    bits, exact_sums = scales.multiplier_bits, scales.family == "pow2"
     rules = {
         parts.node.name or "": rule
         for parts in _products(model, plan)
