@@ -5,14 +5,19 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# The public interface lives in ptqc.api, which is imported on first use: `ptqc --help` does not need it.
-_PUBLIC = ("QuantizeOptions", "Result", "quantize")
+# Name -> module of the public interface, imported on first use: `ptqc --help` does not need it.
+_PUBLIC = {
+    "QuantizeOptions": "ptqc.api",
+    "Result": "ptqc.api",
+    "quantize": "ptqc.api",
+    "verify_model": "ptqc.verify.verify",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """``ptqc.quantize`` and its types."""
+    """``ptqc.quantize``, ``ptqc.verify_model`` and their types."""
     if name in _PUBLIC:
-        return getattr(import_module("ptqc.api"), name)
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'ptqc' has no attribute '{name}'")
 
 

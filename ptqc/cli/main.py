@@ -33,6 +33,7 @@ COMMANDS = {
     "eval": "Measure accuracy, or fidelity to a reference model.",
     "compare": "Show layer by layer where the error of a quantized model enters.",
     "bench": "Measure how much faster the quantized model is than the float one.",
+    "verify": "Prove that a model is integer arithmetic, the same bits on every engine.",
     "synth": "Make sample inputs without any data.",
     "sensitivity": "Measure what each node loses at few bits.",
     "bits": "Show what a model keeps at each width of its weights.",

@@ -21,6 +21,7 @@ from ptqc.verify.compare import sampled
 from ptqc.verify.engines import Forms
 from ptqc.verify.execution import Inputs, described, execute, fused_steps, space_of
 from ptqc.verify.inputs import plan_inputs
+from ptqc.verify.portable import derive_portable
 from ptqc.verify.program import Carrier, Program
 from ptqc.verify.proof import StaticReport
 from ptqc.verify.prove import prove
@@ -155,19 +156,3 @@ def _portable_form(
         return None, _noted(certificate, f"{missing}: not all operators have an integer form")
     hashes = {"derived": hashlib.sha256(serialize(derived)).hexdigest()}
     return derived, replace(certificate, portable=hashes, static_portable=static)
-
-
-def derive_portable(model: ir.Model) -> ir.Model | str:
-    """The same program in integer operators of the ONNX standard, or why there is none."""
-    # The only use of the compiler here; a certificate is checked again without it.
-    from ptqc.passes.base import PassContext
-    from ptqc.passes.lower_to_integers import LowerToIntegers
-
-    copy = model.clone()
-    try:
-        found = LowerToIntegers(everything=True).run(copy, PassContext())
-    except PtqcError as error:
-        return str(error)
-    if found.refused:
-        return f"node '{found.refused[0].node}': {found.refused[0].reason}"
-    return copy
