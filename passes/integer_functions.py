@@ -1,4 +1,4 @@
-"""Tables of 256 codes for functions of one 8-bit tensor: what an integer-only model has instead of Sigmoid or Gelu.
+"""Tables of codes for functions of one tensor: what an integer-only model has instead of Sigmoid or Gelu.
 
 docs/arithmetic.md, *other functions of one tensor*, is the formula.
 """
@@ -16,6 +16,8 @@ from ptqc.graph.walk import MICROSOFT, constant_array
 Attributes = Mapping[str, Any]
 Function = Callable[[Array, Attributes], Array]
 
+COARSE_BITS = 12  # of the entries that tables have for inputs of more bits: 16 codes share one
+
 # Key under which the attributes of PRelu and Pow hold the constant that is their second input.
 SECOND_INPUT = "second input"
 
@@ -25,26 +27,25 @@ class NoTableError(ValueError):
 
 
 def function_table(operator: str, attributes: Attributes, source: QuantParams, output: QuantParams) -> Array:
-    """Output codes of a function for every code of an 8-bit input.
+    """Output codes of a function for every code of its input, or every 16th one where the input has 16 bits.
 
     Args:
         operator: ONNX operator, a key of ``FUNCTIONS``.
         attributes: of the node, as :func:`function_attributes` gives them.
-        source: per-tensor parameters of the input, of 8 bits or fewer.
-        output: per-tensor parameters of the output, of at most 16 bits.
+        source, output: per-tensor parameters of input and output.
 
     Returns:
-        int64 [256]: the output code of each code of the input's storage type, least first.
+        int64 [256]: the output code of each code of the input's storage type, least first. From 16 bits int64 [4097]:
+        the output codes at -2^15, -2^15 + 16, ..., 2^15.
 
     Raises:
         NoTableError: the operator is no elementwise function of one tensor, or not defined for some of the codes.
     """
     if operator not in FUNCTIONS:
         raise NoTableError(f"{operator} is no function of one tensor that a table can hold")
-    if source.scale.ndim or output.scale.ndim or source.type.bits > 8:
-        raise NoTableError(f"a table for {operator} needs an input of 8 bits with one scale")
-    info = np.iinfo(source.type.storage)
-    codes = np.arange(info.min, info.max + 1, dtype=np.int64)
+    if source.scale.ndim or output.scale.ndim:
+        raise NoTableError(f"a table for {operator} needs one scale on each side")
+    codes = table_codes(source)
     x = source.scale * (codes - source.zero_point).astype(np.float32)  # float32, as DequantizeLinear gives it
     with np.errstate(all="ignore"):
         results = np.asarray(FUNCTIONS[operator](x.astype(np.float64), attributes), np.float64)
@@ -56,6 +57,13 @@ def function_table(operator: str, attributes: Attributes, source: QuantParams, o
     found = np.clip(np.nan_to_num(steps) + output.zero_point.astype(np.float64), output.qmin, output.qmax)
     table: Array = found.astype(np.int64)
     return table
+
+
+def table_codes(source: QuantParams) -> Array:
+    """The codes of ``source`` for which a table has entries, int64."""
+    info = np.iinfo(source.type.storage)
+    step = 1 if source.type.bits <= COARSE_BITS else 1 << (source.type.bits - COARSE_BITS)
+    return np.arange(info.min, info.max + 1 + (step > 1), step, dtype=np.int64)
 
 
 def function_attributes(node: ir.Node) -> dict[str, Any] | None:

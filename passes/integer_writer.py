@@ -43,14 +43,24 @@ def type_of_sum(bound: int, shift: int) -> ir.DataType:
     raise NoIntegerForm(f"its sums times their multipliers have {greatest.bit_length()} bits, more than int64 has")
 
 
+def type_of_rounded(bound: int, shift: int) -> ir.DataType:
+    """The same where the result is limited to codes: in int32, as onnxruntime's Clip of int64 is wrong beyond."""
+    if bound >> shift >= (1 << 31) - _GREATEST_ZERO_POINT:
+        raise NoIntegerForm(f"its results have {(bound >> shift).bit_length()} bits before they are limited to codes")
+    return type_of_sum(bound, shift)
+
+
 class IntegerWriter:
     """Nodes of a main graph, each in front of the node that :meth:`before` names; equal constants are shared.
 
     Nodes must be visited in topological order, as casts are shared too.
+
+    Attributes:
+        portable: where operators of equal meaning differ, the one that every engine has takes precedence over speed.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.editor = Editor(model)
+    def __init__(self, model: ir.Model, portable: bool = False) -> None:
+        self.editor, self.portable = Editor(model), portable
         self._anchor = next(iter(model.graph), None)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -146,17 +156,19 @@ class IntegerWriter:
             NoIntegerForm: int64 is too narrow; nothing has been written then.
         """
         greatest = greatest_product(bound, dyadic.multiplier)
-        dtype = type_of_sum(greatest, dyadic.shift)
+        dtype = type_of_rounded(greatest, dyadic.shift)
         product = self.times(sums, dyadic.multiplier, dtype, hint)
         return self.rounded(product, dyadic.shift, zero_point, kind, greatest, hint)
 
     def rounded(self, value: ir.Value, shift: int, zero_point: int, kind: QuantType, bound: int, hint: str) -> ir.Value:
         """Codes of ``kind``: clamp(RHE(value, shift) + zero_point); ``bound`` is the greatest absolute ``value``.
 
-        The type of ``value`` must be that of :func:`type_of_sum`, or INT32 where that is INT64.
+        The type of ``value`` must be that of :func:`type_of_rounded`, or INT32 where that is INT64.
         """
         number = self.cast(value, type_of_sum(bound, shift), hint)
         shifted, offset = self.shifted(number, shift, bound, hint)
+        if (bound >> shift) + offset + 1 < 1 << 31:  # Clip of int64 is wrong beyond 32 bits in onnxruntime 1.31
+            shifted = self.cast(shifted, ir.DataType.INT32, hint)
         return self.clamped(self.add(shifted, zero_point - offset, hint), kind, hint)
 
     def shifted(self, value: ir.Value, shift: int, bound: int, hint: str) -> tuple[ir.Value, int]:
@@ -178,10 +190,9 @@ class IntegerWriter:
         return self.cast(rounded, dtype, hint), offset
 
     def clamped(self, value: ir.Value, kind: QuantType, hint: str) -> ir.Value:
-        """``value`` limited to the codes of ``kind``, in the type that keeps these."""
-        dtype = _type(value)
-        bounds = [self.number("code", limit, dtype) for limit in (kind.qmin, kind.qmax)]
-        limited = self.op("Clip", [value, *bounds], hint, dtype, value.shape)
+        """int32 ``value`` limited to the codes of ``kind``, in the type that keeps these."""
+        bounds = [self.number("code", limit, ir.DataType.INT32) for limit in (kind.qmin, kind.qmax)]
+        limited = self.op("Clip", [value, *bounds], hint, ir.DataType.INT32, value.shape)
         return self.cast(limited, type_of_codes(kind), hint)
 
 

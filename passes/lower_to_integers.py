@@ -14,20 +14,27 @@ from ptqc.graph.opset import raise_opset
 from ptqc.graph.walk import STANDARD_DOMAINS, is_op
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 from ptqc.passes.integer_elementwise import lower_add, lower_concat, lower_move, lower_mul, lower_requantization
+from ptqc.passes.integer_functions import FUNCTIONS
 from ptqc.passes.integer_linear import lower_product
+from ptqc.passes.integer_normalisation import lower_layer_normalization, lower_reduce_mean, lower_softmax
+from ptqc.passes.integer_rows import has_rows, lower_to_rows
+from ptqc.passes.integer_tables import lower_function
 from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm
 from ptqc.passes.quantized_regions import MOVES, Region, region_of, remove_unread, take_place
 
 OPSET = 18  # the first with BitwiseAnd
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 # Gives the codes of every output of a region, or real numbers where nothing quantizes its output; NoIntegerForm says
 # why it cannot, before it has written anything.
 Lowering = Callable[[Region, IntegerWriter], list[ir.Value]]
 
 LOWERINGS: Mapping[str, Lowering] = {
-    "Conv": lower_product,
-    "Gemm": lower_product,
-    "MatMul": lower_product,
+    **dict.fromkeys(FUNCTIONS, lower_function),
+    "Softmax": lower_softmax,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), lower_layer_normalization),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), lower_reduce_mean),
+    **dict.fromkeys(_PRODUCTS, lower_product),
     "Add": lower_add,
     "Mul": lower_mul,
     "Concat": lower_concat,
@@ -53,45 +60,52 @@ class LowerToIntegers:
 
     def run(self, model: ir.Model, context: PassContext) -> Rewrites:
         """Rewrites ``model`` in place; refuses, with the reason, regions that integers cannot compute exactly."""
-        nodes = [node for node in model.graph if self._concerns(node)]
+        nodes = [node for node in model.graph if self._lowering(node) is not None]
         if not nodes:
             return Rewrites()
         reason = raise_opset(model, OPSET)
         if reason:
             return Rewrites(0, tuple(Refusal(node.name or "", reason) for node in nodes))
-        writer, count, refused = IntegerWriter(model), 0, list[Refusal]()
+        writer, count, refused = IntegerWriter(model, self.everything), 0, list[Refusal]()
         for node in nodes:
-            region = region_of(node) if node.graph is model.graph else None
-            if region is None:
+            found = self._lowering(node) if node.graph is model.graph else None
+            if found is None:
                 continue
+            region, lowering = found
+            writer.before(node)
             try:
-                _lower(model.graph, region, writer)
+                take_place(model.graph, region, lowering(region, writer))
             except NoIntegerForm as error:
                 refused.append(Refusal(node.name or "", f"{node.op_type} has no integer form: {error}"))
             else:
                 count += 1
-        _read_sizes_of_codes(model.graph)
-        remove_unread(model.graph)
-        _adapt_dequantizers(model.graph)
+        if count:
+            _read_sizes_of_codes(model.graph)
+            _adapt_dequantizers(model.graph)
+            remove_unread(model.graph)
         return Rewrites(count, tuple(refused))
 
-    def _concerns(self, node: ir.Node) -> bool:
-        """Whether ``node`` is to be rewritten."""
+    def _lowering(self, node: ir.Node) -> tuple[Region, Lowering] | None:
+        """The region around ``node`` and how to rewrite it; None where it stays as it is."""
         region = None if is_op(node, *_SIZES) else region_of(node)
-        if region is None or _is_bias(node) or not (region.complete or is_op(node, "Conv", "Gemm", "MatMul")):
-            return False
-        sides = [code.params for code in (*region.inputs, *region.outputs) if code is not None and code.array is None]
-        wide = any(params is not None and params.type.bits > WIDE_BITS for params in sides)
+        if region is None or _is_bias(node) or not (region.complete or is_op(node, *_PRODUCTS)):
+            return None
+        standard = node.domain in STANDARD_DOMAINS
+        lowering = LOWERINGS.get(node.op_type, _unknown) if standard else _unknown
         fused = is_op(node, *FUSED) and (region.complete or not is_op(node, "Conv"))
-        return self.everything or wide or not fused
+        if self.everything or not fused or _is_wide(region):
+            return region, lowering
+        return (region, lower_to_rows) if has_rows(region) else None
 
 
-def _lower(graph: ir.Graph, region: Region, writer: IntegerWriter) -> None:
-    lowering = LOWERINGS.get(region.node.op_type) if region.node.domain in STANDARD_DOMAINS else None
-    if lowering is None:
-        raise NoIntegerForm("nothing is known that would compute it in integers")
-    writer.before(region.node)
-    take_place(graph, region, lowering(region, writer))
+def _unknown(region: Region, writer: IntegerWriter) -> list[ir.Value]:
+    raise NoIntegerForm("nothing is known that would compute it in integers")
+
+
+def _is_wide(region: Region) -> bool:
+    """Whether an activation of ``region`` has more than 8 bits."""
+    sides = [code.params for code in (*region.inputs, *region.outputs) if code is not None and code.array is None]
+    return any(params is not None and params.type.bits > WIDE_BITS for params in sides)
 
 
 def _is_bias(node: ir.Node) -> bool:
@@ -115,5 +129,5 @@ def _adapt_dequantizers(graph: ir.Graph) -> None:
     for node in graph:
         if is_op(node, "DequantizeLinear") and len(node.inputs) > 2:
             codes, zero_point = node.inputs[0], node.inputs[2]
-            if codes is not None and codes.dtype == ir.DataType.INT32 and zero_point is not None:
+            if codes is not None and zero_point is not None and codes.dtype == ir.DataType.INT32 != zero_point.dtype:
                 node.resize_inputs(2)

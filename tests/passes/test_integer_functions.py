@@ -94,8 +94,9 @@ def test_undefined_results_are_refused() -> None:
         function_table("Sqrt", {}, params(0.01, 128), params(0.01))
     with pytest.raises(NoTableError, match="Softmax is no function of one tensor"):
         function_table("Softmax", {}, params(0.01), params(0.01))
-    with pytest.raises(NoTableError, match="needs an input of 8 bits with one scale"):
-        function_table("Tanh", {}, params(0.01, 0, INT16), params(0.01))
+    channels = QuantParams(UINT8, np.ones(2, np.float32), np.zeros(2), axis=1)
+    with pytest.raises(NoTableError, match="needs one scale on each side"):
+        function_table("Tanh", {}, channels, params(0.01))
 
 
 def test_signed_inputs_and_wide_outputs() -> None:
@@ -103,6 +104,13 @@ def test_signed_inputs_and_wide_outputs() -> None:
     assert table[0] == 255 and table[128] == 0 and table[129] == 2 and table[255] == 254
     wide = function_table("Tanh", {}, params(0.03, 128), params(2.0**-15, 0, INT16))
     assert wide[128] == 0 and wide[255] == np.rint(np.tanh(np.float64(np.float32(0.03) * 127)) * 2**15)
+
+
+def test_tables_of_wide_inputs_have_every_sixteenth_code() -> None:
+    table = function_table("Tanh", {}, params(2.0**-13, 0, INT16), params(2.0**-15, 0, INT16))
+    x = np.arange(-(2**15), 2**15 + 1, 16) * 2.0**-13
+    assert table.shape == (4097,)
+    assert np.array_equal(table, np.clip(np.rint(np.tanh(x).astype(np.float32) * 2**15), -(2**15), 2**15 - 1))
 
 
 def test_ties_round_to_even() -> None:

@@ -26,6 +26,16 @@ def softmax(codes: Array, scale: float, axis: int = -1, bits: int = 8) -> Array:
     return np.minimum((2 * levels * exponentials + total) // (2 * total), levels - 1)
 
 
+def softmax_of_wide(codes: Array, scale: float, axis: int = -1, bits: int = 8) -> Array:
+    """The same for codes of 16 bits, whose distances are counted in steps of 16."""
+    levels = 1 << bits
+    table = np.rint(65535 * np.exp(-np.arange(4097) * (16 * np.float64(scale)))).astype(np.int64)
+    codes = codes.astype(np.int64)
+    exponentials = table[(codes.max(axis=axis, keepdims=True) - codes + 8) >> 4]
+    total = exponentials.sum(axis=axis, keepdims=True)
+    return np.minimum((2 * levels * exponentials + total) // (2 * total), levels - 1)
+
+
 def square_root(values: Array) -> Array:
     """The greatest integers whose squares are at most ``values`` >= 0, by Python's ``math.isqrt``."""
     roots = np.asarray([isqrt(int(value)) for value in values.flat], np.int64)
@@ -47,30 +57,47 @@ class Normalisation:
 
     Attributes:
         gain, offset: B and C of the page, int64 [D]; ``shift``: their c.
-        epsilon: E of the page.
+        epsilon: E of the page; ``raised``: h.
     """
 
     gain: Array
     offset: Array
     shift: int
     epsilon: int
+    raised: int = 0
 
 
 def normalisation(
-    gain: Array, offset: Array, epsilon: float, scale: float, output_scale: float, most_shift: int = 31
+    gain: Array,
+    offset: Array,
+    epsilon: float,
+    scale: float,
+    output_scale: float,
+    most_shift: int = 28,
+    reach: int = 255,
 ) -> Normalisation:
-    """From the reals of the operator: B within 16 and C within 32 bits, both with sign, by the greatest shift."""
+    """From the reals of the operator: B of 13 and C of 29 bits, by the greatest shift.
+
+    ``reach``: greatest difference of two codes, or of a code and the zero point for RMSNormalization.
+    """
     count = gain.size
     factor = gain.astype(np.float64) * np.sqrt(count) / (65536 * np.float64(output_scale))
     addend = offset.astype(np.float64) / np.float64(output_scale)
     for shift in range(most_shift, -1, -1):
         whole, added = np.rint(factor * 2.0**shift), np.rint(addend * 2.0**shift)
-        if np.abs(whole).max() < 2**15 and np.abs(added).max() < 2**31:
+        if np.abs(whole).max() < 2**13 and np.abs(added).max() < 2**29:
             break
     else:
         raise ValueError("no shift makes them fit")
-    found = round(float(epsilon) * count**3 / float(scale) ** 2)  # round() is to even
-    return Normalisation(whole.astype(np.int64), added.astype(np.int64), shift, found)
+    found = float(epsilon) * count**3 / float(scale) ** 2
+    for raised in range(30, -31, -1):
+        most = (count * reach << raised) if raised >= 0 else (count * reach >> -raised) + 1
+        if count * most**2 < 2**59 and found * 4.0**raised < 2**59:
+            break
+    # round() is to even
+    return Normalisation(
+        whole.astype(np.int64), added.astype(np.int64), shift, max(round(found * 4.0**raised), 1), raised
+    )
 
 
 def layer_normalization(
@@ -80,7 +107,9 @@ def layer_normalization(
     codes = codes.astype(np.int64)
     count = codes.shape[-1]
     centred = count * codes - codes.sum(axis=-1, keepdims=True) if root_mean is None else count * (codes - root_mean)
-    squares = np.maximum((centred * centred).sum(axis=-1, keepdims=True) + constants.epsilon, 1)
+    raised = constants.raised
+    centred = centred << raised if raised >= 0 else round_shift(centred, -raised)
+    squares = (centred * centred).sum(axis=-1, keepdims=True) + constants.epsilon
     root = square_root(squares)
     ratio = np.sign(centred) * ((np.abs(centred) << 16) // root)
     scaled = round_shift(ratio * constants.gain + constants.offset, constants.shift)

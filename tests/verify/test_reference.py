@@ -36,7 +36,7 @@ def test_layer_normalization_is_within_a_code_of_the_real_one(size: int, epsilon
     codes = generator.integers(-30000, 30000, (100, size)) >> generator.integers(0, 7, (100, 1))
     gain, offset = generator.normal(1, 0.3, size), generator.normal(0, 0.5, size)
     scale, output_scale = 0.001, 0.03
-    constants = normalisation(gain, offset, epsilon, scale, output_scale)
+    constants = normalisation(gain, offset, epsilon, scale, output_scale, reach=60000)
     found = layer_normalization(codes, constants, 0, INT8)
     real = codes * scale
     real = (real - real.mean(-1, keepdims=True)) / np.sqrt(real.var(-1, keepdims=True) + epsilon) * gain + offset
