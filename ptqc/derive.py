@@ -25,6 +25,7 @@ from ptqc.passes.base import CODES_OF, PassContext
 from ptqc.passes.drop_value_types import DropValueTypes
 from ptqc.passes.pack_weights import PackWeights
 from ptqc.report.estimates import decibels
+from ptqc.targets.registry import find_target, target_names
 
 __all__ = ["Derived", "DerivedLayer", "derive"]
 
@@ -110,6 +111,14 @@ def _check_origin(loaded: LoadedModel) -> None:
             f"the model is a variant with {quoted(props[DERIVED_BITS])[1:-1]} bits itself",
             where=where,
             fix="derive from the int8 artefact that it was derived from",
+        )
+    target = props.get("ptqc.target", "")
+    if target in target_names() and find_target(target).integer:
+        raise ModelError(
+            "the model is integer-only",
+            where=where,
+            why="other scales would have other multipliers, which nobody has proven",
+            fix="quantize the float model again: ptqc quantize --target int4-integer",
         )
     narrow = next((value for value in loaded.model.graph.initializers.values() if _narrow(value)), None)
     if narrow is not None:

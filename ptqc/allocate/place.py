@@ -5,6 +5,7 @@ codes already and an integer node reads its output; a node that only moves data 
 these conditions stays in float, and each removal may make others fail, so they are removed to a fixed point.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.tables import table_nodes
 from ptqc.core.errors import ModelError, quoted
 from ptqc.core.plan import Form, NodePlan
-from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, Choice, Precision
+from ptqc.core.types import DYNAMIC_INT8, KEEP_FLOAT, STATIC_INT8, UINT8, Choice, Precision
 from ptqc.graph.linear import Linear, linear_parts
 from ptqc.graph.walk import constant_array, consumers, is_constant, is_op, single_consumer
 from ptqc.targets.target import Role, Target
@@ -27,6 +28,8 @@ NORMALISATIONS = ("LayerNormalization", "RMSNormalization", "ReduceMean", "Pow",
 
 # Worth their integer kernel even at the end of a network: they read far more than they write.
 POOLING = ("AveragePool", "GlobalAveragePool")
+
+BOUND_TOLERANCE = 2.0**-16  # relative, of a bound that a scale implies: far less than a code
 
 NARROW_BITS = 4  # a target with weights of so many bits stores all that it can in few
 
@@ -62,7 +65,7 @@ class Placer:
         self.weight_only: dict[ir.Node, Precision] = {}
         for node in model.graph:
             role, why = target.role(node)
-            forced = restrictions.keep_float(node) if role is not Role.FLOAT else ""
+            forced = restrictions.keep_float(node) if role is not Role.FLOAT or target.integer else ""
             self.role[node], self.why[node] = (Role.FLOAT, forced) if forced else (role, why)
             if self.role[node] is Role.LINEAR:
                 self._admit_linear(node, restrictions.precision_of(node))
@@ -206,7 +209,7 @@ class Placer:
         if value is None or producer is None or single_consumer(value) is not node:
             return False
         low, high = clamp_bounds(node)
-        if high is not None and self.restrictions.scales == "pow2":
+        if high is not None and self.restrictions.scales == "pow2" and not _fills_codes(low, high):
             return False  # the range, up to a power of two, does not imply it
         computes = producer in self.bias_of or self.role[producer] in (Role.LINEAR, Role.ELEMENTWISE)
         return computes and (low is None or low <= 0) and (high is None or high >= 0)
@@ -252,6 +255,11 @@ def _narrow_inputs(model: ir.Model, nodes: Iterable[ir.Node], restrictions: Rest
     positions = find_positions(model)
     ends = positions.first | positions.last
     return {node: bits for node, bits in found.items() if node.name not in ends or restrictions.named(node)}
+
+
+def _fills_codes(low: float | None, high: float) -> bool:
+    """Whether the upper bound is the greatest of 256 codes whose scale is a power of two."""
+    return low == 0 and high > 0 and abs((math.log2(high / UINT8.qmax) + 0.5) % 1 - 0.5) < BOUND_TOLERANCE
 
 
 def clamp_bounds(node: ir.Node) -> tuple[float | None, float | None]:
