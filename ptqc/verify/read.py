@@ -12,8 +12,9 @@ from ptqc.core.errors import ModelError
 from ptqc.graph.walk import MICROSOFT, STANDARD_DOMAINS, subgraphs
 from ptqc.verify.program import Program
 from ptqc.verify.read_integers import read_integers
-from ptqc.verify.read_qdq import read_float, read_quantization
+from ptqc.verify.read_qdq import read_float
 from ptqc.verify.read_qlinear import read_qlinear
+from ptqc.verify.read_quantization import read_quantization
 from ptqc.verify.read_values import Codes, Unreadable
 from ptqc.verify.reading import Reading
 

@@ -179,6 +179,8 @@ class Reading:
         operation = pending.operation
         if not isinstance(operation, ProductOperation) or operation.operator == "Conv" or pending.clamped:
             raise Unreadable(NOT_QUANTIZED)
+        if len(pending.nodes) > 1 and len(shape_of(value) or ()) != 2:  # with two, the runtime makes a Gemm of it
+            raise Unreadable("adds its bias in float: no QuantizeLinear behind it")
         node = pending.nodes[0].name or ""
         codes = Codes(self.fresh(f"{value.name}#accumulators"), "int32", shape_of(value))
         step = operation.accumulators(Place(node, codes.name, Carrier.QDQ))
