@@ -6,7 +6,14 @@ import onnx_ir as ir
 from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, product_multiplier, ratio, round_shift
 from ptqc.core.types import Array, QuantParams
 from ptqc.passes.integer_linear import exact, nearest, params_of, span
-from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, type_of_codes, type_of_sum
+from ptqc.passes.integer_writer import (
+    WIDE_BITS,
+    IntegerWriter,
+    NoIntegerForm,
+    type_of_codes,
+    type_of_rounded,
+    type_of_sum,
+)
 from ptqc.passes.quantized_regions import Code, Region
 
 MOST_SHIFT_OF_MUL = 15  # QLinearMul adds the zero point before it rounds, which takes a bit
@@ -22,7 +29,7 @@ def lower_add(region: Region, writer: IntegerWriter) -> list[ir.Value]:
         _check_add(ratios, dyadic, output)
     multipliers = [int(number) for number in dyadic.multiplier]
     bound = sum(_reach(one) * number for one, number in zip(params, multipliers, strict=True))
-    dtype = type_of_sum(bound, dyadic.shift)
+    dtype = type_of_rounded(bound, dyadic.shift)
     terms = [
         _term(code, one, number, dtype, writer, hint)
         for code, one, number in zip(codes, params, multipliers, strict=True)
@@ -52,7 +59,7 @@ def lower_mul(region: Region, writer: IntegerWriter) -> list[ir.Value]:
         _check_shift(dyadic, MOST_SHIFT_OF_MUL, "multiplier")
     factor = _reach(params[0]) * _reach(params[1])
     bound = factor * int(dyadic.multiplier)
-    type_of_sum(bound, dyadic.shift)  # refuses before anything is written
+    type_of_rounded(bound, dyadic.shift)  # refuses before anything is written
     dtype = type_of_sum(factor, 0)
     factors = [
         writer.cast(writer.centred(code.value, int(one.zero_point), hint), dtype, hint)
@@ -151,7 +158,7 @@ def _change(source: QuantParams, output: QuantParams) -> Dyadic | None:
     dyadic = nearest(multiplier) if wide else exact(multiplier)
     if not wide:
         _check_shift(dyadic, MOST_SHIFT, "ratio of scales")
-    type_of_sum(_reach(source) * int(dyadic.multiplier), dyadic.shift)
+    type_of_rounded(_reach(source) * int(dyadic.multiplier), dyadic.shift)
     return dyadic
 
 

@@ -9,7 +9,7 @@ from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, nearest_dyadic, pro
 from ptqc.core.types import Array, QuantParams
 from ptqc.graph.walk import is_op
 from ptqc.passes.base import CODES_OF
-from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, greatest_product, type_of_sum
+from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, greatest_product, type_of_rounded
 from ptqc.passes.quantized_regions import Code, Region
 
 WIDE_MULTIPLIER_BITS = 13  # two 16-bit codes times such multipliers are summed and rounded in int32
@@ -62,7 +62,7 @@ def lower_product(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     kind, zero_point = output.type, int(output.zero_point)
     spread = replace(dyadic, multiplier=product.spread(dyadic.multiplier))
     bound = np.asarray(product.spread(product.bound))
-    type_of_sum(greatest_product(bound, spread.multiplier), spread.shift)  # refuses before anything is written
+    type_of_rounded(greatest_product(bound, spread.multiplier), spread.shift)  # refuses before anything is written
     sums = _accumulators(region, product, writer)
     return [writer.requantize(sums, spread, zero_point, kind, bound, region.name)]
 

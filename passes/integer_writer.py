@@ -165,11 +165,12 @@ class IntegerWriter:
 
         The type of ``value`` must be that of :func:`type_of_rounded`, or INT32 where that is INT64.
         """
-        number = self.cast(value, type_of_sum(bound, shift), hint)
+        number = self.cast(value, type_of_rounded(bound, shift), hint)
         shifted, offset = self.shifted(number, shift, bound, hint)
-        if (bound >> shift) + offset + 1 < 1 << 31:  # Clip of int64 is wrong beyond 32 bits in onnxruntime 1.31
+        if (bound >> shift) + offset < (1 << 31) - _GREATEST_ZERO_POINT:
             shifted = self.cast(shifted, ir.DataType.INT32, hint)
-        return self.clamped(self.add(shifted, zero_point - offset, hint), kind, hint)
+        found = self.cast(self.add(shifted, zero_point - offset, hint), ir.DataType.INT32, hint)
+        return self.clamped(found, kind, hint)
 
     def shifted(self, value: ir.Value, shift: int, bound: int, hint: str) -> tuple[ir.Value, int]:
         """RHE(value, shift) + K in the type of ``value``, and K."""
