@@ -29,6 +29,7 @@ from ptqc.verify.program import (
     Step,
     TensorInfo,
 )
+from ptqc.verify.requantize import requantize
 from tests.verify.single import by_reference, by_runtime
 
 PAIRS = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij")).reshape(2, -1)
@@ -513,3 +514,17 @@ def test_signed_codes_are_clamped_to_their_type() -> None:
     )
     whole = program([step], {"a": "int8"}, {"y": "int8"})
     assert run(whole, {"a": np.asarray([-128, 3, 1, -1])})["y"].tolist() == [127, 4, 0, 0]
+
+
+@given(
+    st.lists(st.integers(-(2**31), 2**31 - 1), min_size=3, max_size=3),
+    st.lists(st.floats(2.0**-90, 2.0**12, width=32), min_size=3, max_size=3),
+    st.integers(0, 255),
+)
+def test_requantization_is_exact_for_any_float_multiplier(
+    accumulators: list[int], multipliers: list[float], zero_point: int
+) -> None:
+    to = Requantization(np.asarray(multipliers, np.float32), zero_point, UINT8)
+    found = requantize(np.asarray(accumulators, np.int64).reshape(1, 3), to, 1)
+    pairs = zip(accumulators, multipliers, strict=True)
+    assert found[0].tolist() == [nearest_even(value * Fraction(factor), zero_point, UINT8) for value, factor in pairs]
