@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, Dyadic, nearest_dyadic, product_multiplier
 from ptqc.core.types import Array, QuantParams
-from ptqc.graph.walk import is_op
+from ptqc.graph.walk import constant_array, is_op
 from ptqc.passes.base import CODES_OF
 from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm, greatest_product, type_of_rounded
 from ptqc.passes.quantized_regions import Code, Region
@@ -262,6 +262,9 @@ def _centred_second(product: _Product, weight: ir.Value, writer: IntegerWriter) 
 
 def _stored_zero_point(code: Code, writer: IntegerWriter, hint: str) -> ir.Value:
     """Of rank 0 and of the type of the codes."""
+    array = constant_array(code.zero_point)
+    if code.zero_point is not None and array is not None and array.ndim == 0:
+        return code.zero_point
     params = code.params
     assert params is not None
     return writer.constant(f"{hint}_zero_point", params.zero_point.astype(params.type.storage))
