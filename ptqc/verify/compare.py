@@ -19,7 +19,7 @@ from ptqc.verify.locate import Place, locate
 
 MOST_ELEMENTS = 1 << 22  # of the largest tensor in one call
 MOST_BATCH = 64
-SLOW_SHARE = 0.5  # of the time there is, for engines that run on a sample
+SLOW_SHARE = 0.6  # of the time there is, for all but the runtime on the file itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class _Comparing:
         sampled_now = batch.first < self.task.sample.get(batch.kind, 0)
         self.ran[batch.kind] += batch.count
         for one in self.contenders:
-            if not one.active or (one.engine.slow and not (sampled_now and self._has_time(one))):
+            if not one.active or (one.engine.slow and not sampled_now) or not self._has_time(one):
                 continue
             outputs = self._outputs(one, batch.feeds)
             if outputs is None:
@@ -225,11 +225,11 @@ class _Comparing:
                 self._differ(reference[0], reference[1], one, outputs, batch)
 
     def _has_time(self, one: _Contender) -> bool:
-        """Whether a slow engine has time left; each gets its first inputs in any case."""
-        if self.task.budget is None:
+        """Whether an engine has time left; what is not the runtime on the file itself shares a part of all time."""
+        if self.task.budget is None or one.engine.is_fast:
             return True
-        slow = sum(other.engine.slow for other in self.contenders)
-        return one.seconds < SLOW_SHARE * self.task.budget / max(slow, 1)
+        others = sum(not other.engine.is_fast for other in self.contenders)
+        return one.seconds < SLOW_SHARE * self.task.budget / others
 
     def _outputs(self, one: _Contender, feeds: Feeds) -> tuple[Array, ...] | None:
         assert one.run is not None

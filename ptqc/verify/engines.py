@@ -56,6 +56,11 @@ class Engine:
         return f"onnxruntime, {level}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     @property
+    def is_fast(self) -> bool:
+        """Whether it is worth running on as many inputs as there is time for."""
+        return self.kind == "onnxruntime" and self.form == "file" and self.level != "none"
+
+    @property
     def version(self) -> str:
         """Of the package that computes; empty for the interpreter, which is ptqc's."""
         if self.kind == "onnxruntime":

@@ -9,14 +9,16 @@ import numpy as np
 
 from ptqc.calibrate.source import Source
 from ptqc.core.arithmetic import along_axis
-from ptqc.core.errors import OptionError, quoted
+from ptqc.core.errors import OptionError, PtqcError, quoted
 from ptqc.core.types import Array
 from ptqc.verify.integers import limits
+from ptqc.verify.operators import run_operator
 from ptqc.verify.program import Door, Operator, Product, Program, Step
 from ptqc.verify.ties import Geometry, paste_ties
 
 MOST_INDEX = 1 << 20  # entries without any limit that the graph sets are not fed with more
 FARTHEST = 24  # powers of two of the scale that real numbers reach at the entry
+MOVING = ("Flatten", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 COARSE = 8  # points of a smooth field along each axis, at most
 
 
@@ -68,12 +70,12 @@ class InputSpace:
 
     Attributes:
         batched: several inputs may share a call, along the first axis of every entry.
-        ties: the product that reads an entry directly, and how; None where there is none.
+        ties: an entry, by name, with the product that reads it or what is moved of it; None where there is none.
     """
 
     entries: tuple[Entry, ...]
     batched: bool
-    ties: Geometry | None = None
+    ties: tuple[str, Geometry] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +100,7 @@ def input_space(program: Program, sizes: Mapping[str, Sequence[int]] | None = No
     entries = tuple(_entry(program, door, (sizes or {}).get(door.real)) for door in program.entries)
     shapes = [program.tensors[entry.door.codes].shape for entry in entries if entry.door.codes in program.tensors]
     batched = len(shapes) == len(entries) and all(shape and not isinstance(shape[0], int) for shape in shapes)
-    geometry = None
-    for step in program.steps:
-        entry = next((entry for entry in entries if entry.door.codes in step.inputs[:1]), None)
-        if isinstance(step, Product) and entry is not None and step.requantization is not None:
-            geometry = Geometry.of(step, entry.shape, entry.low, entry.high)
-        if geometry is not None:
-            break
-    return InputSpace(entries, batched, geometry)
+    return InputSpace(entries, batched, next((found for one in entries if (found := _ties(program, one))), None))
 
 
 def plan_inputs(space: InputSpace, count: int, given: int) -> dict[Kind, int]:
@@ -163,6 +158,27 @@ def door_parameters(door: Door, rank: int) -> tuple[Array, Array]:
     zero_point = np.asarray(0 if door.zero_point is None else door.zero_point, np.int64)
     axis = door.axis if scale.ndim else None
     return along_axis(scale, axis, rank), along_axis(zero_point, axis if zero_point.ndim else None, rank)
+
+
+def _ties(program: Program, entry: Entry) -> tuple[str, Geometry] | None:
+    """The first product behind an entry, through operators that only move codes."""
+    places = {entry.door.codes: np.arange(int(np.prod(entry.shape))).reshape(entry.shape)}
+    for step in program.steps:
+        if not step.inputs or step.inputs[0] not in places:
+            continue
+        source = places[step.inputs[0]]
+        if isinstance(step, Product):
+            found = Geometry.of(step, source, entry.low, entry.high)
+            return None if found is None else (entry.door.codes, found)
+        if isinstance(step, Operator) and step.operator in MOVING:
+            others = [program.constants.get(name) for name in step.inputs[1:]]
+            if step.operator == "Pad":
+                others[1:] = [np.asarray(-1)]
+            try:
+                places[step.output] = run_operator(step.operator, step.attributes, [source, *others])[0]
+            except (PtqcError, ValueError, IndexError, TypeError, KeyError):
+                return None  # sizes that do not fit those that were given: found again where the model runs
+    return None
 
 
 def _has_real(space: InputSpace) -> bool:
@@ -244,8 +260,8 @@ def _codes(space: InputSpace, entry: Entry, kind: Kind, index: int, rng: np.rand
     if kind is Kind.SMOOTH:
         return _smooth(entry, rng)
     codes = rng.integers(low, high, shape, np.int64, endpoint=True)
-    if kind is Kind.TIES and space.ties is not None and entry.door.codes == space.ties.step.inputs[0]:
-        paste_ties(space.ties, codes, rng)
+    if kind is Kind.TIES and space.ties is not None and entry.door.codes == space.ties[0]:
+        paste_ties(space.ties[1], codes, rng)
     return codes
 
 

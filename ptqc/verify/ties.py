@@ -4,7 +4,7 @@
 of b. Codes that add up to such a number are found weight by weight, the largest first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -128,26 +128,30 @@ class Geometry:
     """Where the operands of a product lie in the tensor that it reads.
 
     Attributes:
-        limits: of the codes of that tensor.
+        places: int64 of the shape of that tensor, where in the entry each of its elements comes from, counted as in
+            memory; -1 for padding.
+        limits: of the codes of the entry.
         starts: of a Conv, for each spatial axis the positions of fields that lie inside and do not overlap.
         kernel, dilations: of a Conv.
     """
 
     step: Product
     rows: Rows
+    places: Array
     limits: tuple[int, int]
     starts: tuple[tuple[int, ...], ...] = ()
     kernel: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, step: Product, shape: Sequence[int], low: int, high: int) -> Self | None:
-        """How ``step`` reads a tensor of ``shape``; None where ties cannot be placed in it."""
-        rows = rows_of(step)
+    def of(cls, step: Product, places: Array, low: int, high: int) -> Self | None:
+        """How ``step`` reads its input, which comes from ``places``; None where ties cannot be placed in it."""
+        rows, shape = rows_of(step), places.shape
         if rows is None or step.requantization is None or step.attributes.get("transA", 0):
             return None
         if step.operator != "Conv":
-            return cls(step, rows, (low, high)) if shape and shape[-1] == rows.weights.shape[1] else None
+            fits = bool(shape) and shape[-1] == rows.weights.shape[1]
+            return cls(step, rows, places, (low, high)) if fits else None
         assert step.weights is not None
         kernel = step.weights.shape[2:]
         strides, dilations, pads = conv_geometry(step.attributes, len(kernel))
@@ -163,7 +167,7 @@ class Geometry:
             starts.append(tuple(found))
         if not all(starts):
             return None
-        return cls(step, rows, (low, high), tuple(starts), tuple(kernel), dilations)
+        return cls(step, rows, places, (low, high), tuple(starts), tuple(kernel), dilations)
 
 
 def conv_geometry(
@@ -180,7 +184,21 @@ def conv_geometry(
 
 
 def paste_ties(geometry: Geometry, codes: Array, rng: np.random.Generator) -> int:
-    """Writes operands at ties into ``codes`` in place, at many positions; the number of ties."""
+    """Writes operands at ties into the entry's ``codes`` in place, at many positions; the number of ties.
+
+    A field that reaches into padding is no tie any more.
+    """
+    places, zero_point = geometry.places, geometry.step.zero_points[0]
+    flat = codes.reshape(-1)
+    moved = np.where(places >= 0, flat[places], zero_point)
+    hits = _paste(geometry, moved, rng)
+    inside = places >= 0
+    flat[places[inside]] = moved[inside]
+    return hits
+
+
+def _paste(geometry: Geometry, codes: Array, rng: np.random.Generator) -> int:
+    """The same for the tensor that the product reads."""
     step, rows = geometry.step, geometry.rows
     assert step.requantization is not None
     zero_point = step.zero_points[0]

@@ -108,7 +108,7 @@ def test_ties_of_the_first_product_are_ties():
     program = Network().program
     space = input_space(program)
     codes = np.random.default_rng(0).integers(0, 256, (1, 4, SIZE, SIZE))
-    assert paste_ties(space.ties, codes, np.random.default_rng(1)) > 0
+    assert paste_ties(space.ties[1], codes, np.random.default_rng(1)) > 0
     ties = 0
     step = program.steps[0]
     dyadic = Dyadic.of(step.requantization.scale)
@@ -119,6 +119,33 @@ def test_ties_of_the_first_product_are_ties():
             sums = (step.weights * field).sum(axis=(1, 2, 3)) + step.bias
             ties += int((sums * dyadic.multiplier % (1 << dyadic.shift) == 1 << (dyadic.shift - 1)).sum())
     assert ties > 0
+
+
+def test_ties_are_found_behind_operators_that_move_codes():
+    program = Network().program
+    pad = Operator(
+        node="pad",
+        inputs=("q", "pads", "fill"),
+        output="padded",
+        operator="Pad",
+        attributes={"mode": "constant"},
+    )
+    turn = Operator(
+        node="turn", inputs=("padded",), output="turned", operator="Transpose", attributes={"perm": (0, 3, 1, 2)}
+    )
+    conv = replace(program.steps[0], inputs=("turned",), attributes={"strides": (2, 2)})
+    entry = {"q": TensorInfo("uint8", ("N", SIZE, SIZE, 4))}
+    constants = {"pads": np.array([0, 1, 1, 0, 0, 1, 1, 0]), "fill": np.array(128)}
+    moved = replace(program, steps=(pad, turn, conv), tensors=entry, constants=constants)
+    space = input_space(moved)
+    name, geometry = space.ties
+    assert name == "q" and geometry.places.shape == (1, 4, SIZE + 2, SIZE + 2)
+    codes = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 4))
+    before = codes.copy()
+    assert paste_ties(geometry, codes, np.random.default_rng(1)) > 0
+    assert (codes != before).any() and codes.min() >= 0 and codes.max() <= 255
+    read = np.pad(codes, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(np.where(geometry.places >= 0, codes.ravel()[geometry.places], 128), read)
 
 
 @given(st.integers(0, 2**32 - 1))
