@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ptqc.graph.edit import Editor
 from ptqc.graph.opset import raise_opset
-from ptqc.graph.walk import STANDARD_DOMAINS, is_op
+from ptqc.graph.walk import STANDARD_DOMAINS, constant_array, is_op
 from ptqc.passes.base import Fact, PassContext, PassSpec, Refusal, Rewrites
 from ptqc.passes.integer_elementwise import lower_add, lower_concat, lower_move, lower_mul, lower_requantization
 from ptqc.passes.integer_functions import FUNCTIONS
@@ -60,12 +61,13 @@ class LowerToIntegers:
 
     def run(self, model: ir.Model, context: PassContext) -> Rewrites:
         """Rewrites ``model`` in place; refuses, with the reason, regions that integers cannot compute exactly."""
+        tables = _make_tables_portable(model) if self.everything else 0
         nodes = [node for node in model.graph if self._lowering(node) is not None]
         if not nodes:
-            return Rewrites()
+            return Rewrites(tables)
         reason = raise_opset(model, OPSET)
         if reason:
-            return Rewrites(0, tuple(Refusal(node.name or "", reason) for node in nodes))
+            return Rewrites(tables, tuple(Refusal(node.name or "", reason) for node in nodes))
         writer, count, refused = IntegerWriter(model, self.everything), 0, list[Refusal]()
         for node in nodes:
             found = self._lowering(node) if node.graph is model.graph else None
@@ -83,7 +85,7 @@ class LowerToIntegers:
             _read_sizes_of_codes(model.graph)
             _adapt_dequantizers(model.graph)
             remove_unread(model.graph)
-        return Rewrites(count, tuple(refused))
+        return Rewrites(count + tables, tuple(refused))
 
     def _lowering(self, node: ir.Node) -> tuple[Region, Lowering] | None:
         """The region around ``node`` and how to rewrite it; None where it stays as it is."""
@@ -113,6 +115,20 @@ def _is_bias(node: ir.Node) -> bool:
     producers = [value.producer() for value in node.inputs if value is not None] if is_op(node, "Add") else []
     regions = [region_of(producer) for producer in producers if producer is not None and is_op(producer, "MatMul")]
     return any(region is not None and region.last is node for region in regions)
+
+
+def _make_tables_portable(model: ir.Model) -> int:
+    """Lets Gather look up the tables of a fast form; the reference evaluator cannot compute long GatherElements."""
+    tables = [node for node in model.graph if is_op(node, "GatherElements") and _is_vector(node.inputs[0])]
+    editor = Editor(model)
+    for node in tables:
+        editor.become(node, "Gather", node.inputs, {"axis": 0})
+    return len(tables)
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    array = constant_array(value)
+    return array is not None and array.ndim == 1
 
 
 def _read_sizes_of_codes(graph: ir.Graph) -> None:

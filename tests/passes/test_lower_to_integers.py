@@ -147,6 +147,17 @@ def test_products_of_rows_fuse_with_their_bias(shape: list[int | str], scale: fl
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_the_portable_form_of_a_fast_one_has_tables_for_the_reference_evaluator() -> None:
+    net = QDQBuilder()
+    model = net.model(net.operator("Tanh", [net.input("x", IMAGE, 0.05, 128)], "y", 2.0**-7, 128))
+    fast = lowered(model, LowerToIntegers())
+    assert "GatherElements" in operators(fast)
+    done, feeds = lowered(fast), feeds_of(model)
+    assert "GatherElements" not in operators(done)
+    for engine in ENGINES:
+        np.testing.assert_array_equal(run(done, feeds, engine)[0], run(fast, feeds)[0])
+
+
 def test_a_convolution_that_ends_in_real_numbers_has_accumulators() -> None:
     net = QDQBuilder()
     model = net.model(net.product("Conv", net.input("x", IMAGE, 0.037, 130), (5, 4, 3, 3), "y", None))
