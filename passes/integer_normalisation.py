@@ -200,7 +200,7 @@ def square_root(writer: IntegerWriter, values: ir.Value, bound: int, hint: str) 
 
     Args:
         values: int64 from 1 to ``bound``, with a last axis of length 1.
-        bound: below 2^60, for roots below 2^31: onnxruntime's Min and Max of int64 are wrong beyond (docs/arithmetic.md).
+        bound: below 2^60, as Min and Max of int64 are right for numbers of 32 bits only (docs/arithmetic.md).
     """
     powers = np.asarray([4**j for j in range((bound.bit_length() + 1) // 2)], np.int64)
     reached = writer.op("GreaterOrEqual", [values, writer.constant("powers_of_four", powers)], hint, ir.DataType.BOOL)

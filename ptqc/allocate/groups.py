@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ptqc.allocate.place import Placement, clamp_bounds, is_activation
+from ptqc.allocate.wide import wide_tensors
 from ptqc.core.plan import REAL_FORMS, Form
 from ptqc.core.ranges import Range, RangeRequest
-from ptqc.core.types import UINT8, QuantParams, QuantType
+from ptqc.core.types import UINT8, WIDE, QuantParams, QuantType
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.walk import single_consumer
 from ptqc.targets.target import positive_factor
@@ -53,6 +54,7 @@ class Grouper:
         self.powers_of_two = powers_of_two
         self.plans = placement.nodes
         self.quantized = placement.quantized
+        self.wide = wide_tensors(model, placement)
 
     def run(self) -> tuple[Group, ...]:
         """All groups, in topological order of their first tensors."""
@@ -107,9 +109,11 @@ class Grouper:
         return source.name, (positive_factor(node) or 1.0) if plan.form is Form.RESCALE else 1.0
 
     def _type(self, members: Iterable[ir.Value]) -> QuantType:
-        """The fewest bits that a linear node wants of one of the tensors, 8 where none wants fewer."""
+        """The fewest bits that a linear node wants of one of the tensors, 8 where none wants fewer; or 16 bits."""
         bits = [8]
         for value in members:
+            if value.name in self.wide:
+                return WIDE
             for use in value.uses():
                 plan = self.plans.get(use.node.name or "") if use.node.graph is self.graph else None
                 if plan is not None and plan.form is Form.KERNEL and linear_parts(use.node) is not None:
@@ -130,6 +134,7 @@ class Grouper:
         order = {n: i for i, n in enumerate(self.graph)}
         nodes = sorted(probe.nodes, key=order.__getitem__)
         full = root.is_graph_input() or any(out.name in members for out in self.graph.outputs)
+        full = full or not members.isdisjoint(self.wide)  # of so many codes, none is gained by clipping
         return RangeRequest(
             tensor=root.name or "",
             probe_nodes=tuple(n.name or "" for n in nodes),

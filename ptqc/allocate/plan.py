@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ptqc.allocate.common_scales import common_scales
 from ptqc.allocate.dyadic import dyadic_params
 from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
@@ -105,6 +106,7 @@ def make_plan(
     groups = tuple(groups)
     tensors = activation_params(groups, ranges, rule)
     if rule is not None:
+        tensors = common_scales(model, groups, tensors)
         tensors = dyadic_params(model, placement, groups, tensors, rule)
     for node in model.graph:
         form = placement.nodes[node.name or ""].form
