@@ -40,8 +40,10 @@ from ptqc.report.report import (
     RefusedMatch,
     Report,
 )
+from ptqc.report.verified import verified
 from ptqc.report.weights import quantized_weights, stored_as, stored_bytes, weights_info
 from ptqc.rounding.layer import Rounding
+from ptqc.targets.registry import find_target
 
 LAYER_SAMPLES = 16  # for the error by layer
 MOST_JUDGED = 1024  # samples for the figures where no data was set apart for them
@@ -105,6 +107,9 @@ def measure(run: Run, progress: Progress) -> Report:
         confidence=_confidence(run),
         latency=None if run.options.no_measure else _latency(run),
         fusion=_fusion_info(fusion),
+        verification=verified(run.compiled, run.judged, run.options.seed)
+        if find_target(run.plan.target).integer
+        else None,
         weights=weights_info(run.canonical, run.plan),
         layers=_layers(run, fusion, progress),
         passes=_pass_infos(run.passes),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ptqc.core.errors import OptionError, quoted
+from ptqc.core.plain import from_plain, to_plain
 from ptqc.graph.files import write_atomically
 from ptqc.report.estimates import Estimate
-from ptqc.core.plain import from_plain, to_plain
 
 REPORT_VERSION = 1
 MAX_REPORT_BYTES = 64 << 20
@@ -122,6 +122,33 @@ class FusionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationInfo:
+    """A short verification of an integer-only model; ``ptqc verify`` does a long one.
+
+    Attributes:
+        proven: whether all that can be proven without running holds, but for allowed islands.
+        scales: ``power-of-two`` (exact on every engine), ``free`` (exact where engines fuse), or empty.
+        proofs, bounds: how many claims and bounds were checked.
+        inputs: on which the runtime was compared with the integer meaning.
+        codes: of all tensors inside on these inputs, ``differing`` of them between the two.
+        unfused: codes that differ where the runtime does not fuse; None where nothing is left to fuse.
+        islands: nodes that are allowed to be float.
+        failures: what is not proven.
+    """
+
+    proven: bool
+    scales: str = ""
+    proofs: int = 0
+    bounds: int = 0
+    inputs: int = 0
+    codes: int = 0
+    differing: int = 0
+    unfused: int | None = None
+    islands: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerInfo:
     """One node of the canonical float graph.
 
@@ -218,6 +245,7 @@ class Report:
     confidence: Confidence | None = None
     latency: LatencyInfo | None = None
     fusion: FusionInfo | None = None
+    verification: VerificationInfo | None = None
     weights: WeightsInfo | None = None
     layers: tuple[LayerInfo, ...] = ()
     passes: tuple[PassInfo, ...] = ()

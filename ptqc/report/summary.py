@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ptqc.core.errors import quoted
 from ptqc.report.estimates import Estimate, decibels
-from ptqc.report.report import Confidence, FusionInfo, LayerInfo, Report, WeightsInfo
+from ptqc.report.report import Confidence, FusionInfo, LayerInfo, Report, VerificationInfo, WeightsInfo
 
 SHARE_METRICS = ("top1", "top5")
 HELD = 0.9  # of a range: what counts as covered
@@ -90,6 +90,8 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         rows.append(("latency", f"{latency.speedup:.2f} times float's speed: {times} ({printable(setting, 200)})"))
     if report.fusion is not None:
         rows.append(("kernels", fusion_text(report.fusion)))
+    if report.verification is not None:
+        rows += verification_rows(report.verification)
     if report.seconds:
         rows.append(("time", f"{sum(report.seconds.values()):.1f} s" + _memory_text(report.peak_memory_bytes)))
     return rows
@@ -167,6 +169,25 @@ def fusion_text(fusion: FusionInfo) -> str:
     counts = f"{count_text(fusion.macs_integer)} of {count_text(fusion.macs_total)}"
     nodes = f"{len(fusion.islands)} float node{'' if len(fusion.islands) == 1 else 's'}"
     return f"{counts} MACs ({share:.1%}) in integer kernels, {nodes} left between the first and the last quantization"
+
+
+def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
+    """What is proven of an integer-only model, and how far the runtime keeps to it."""
+    if not found.proven:
+        return [("integer-only", f"NOT PROVEN: {printable('; '.join(found.failures), 400)}")]
+    islands = f", but for {len(found.islands)} allowed nodes in float" if found.islands else " from entry to exit"
+    rows = [("integer-only", f"proven{islands}: {found.proofs} claims, {found.bounds} bounds for every input")]
+    if found.inputs:
+        sides = (
+            "the integer meaning and the runtime" if found.unfused is None else "the QDQ reading and fused execution"
+        )
+        what = f"codes differ between {sides}"
+        sentence = f"{found.differing:,} of {found.codes:,} {what}, on {found.inputs} inputs"
+        if found.unfused is not None:
+            where = "powers of two as scales" if found.scales == "power-of-two" else "free scales"
+            sentence += f"; {found.unfused:,} in float arithmetic without fusion ({where})"
+        rows.append(("bits", sentence))
+    return rows
 
 
 def prominent_layers(layers: Sequence[LayerInfo], limit: int) -> list[tuple[int, LayerInfo]]:

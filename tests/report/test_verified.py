@@ -1,0 +1,47 @@
+"""The short verification in reports of integer-only results."""
+
+import numpy as np
+import pytest
+
+from ptqc.calibrate.open import open_source
+from ptqc.calibrate.source import input_specs
+from ptqc.report.report import FileInfo, Report, VerificationInfo
+from ptqc.report.summary import summary_rows
+from ptqc.report.verified import verified
+from ptqc.verify.program import Carrier
+from tests.verify.networks import SIZE, Network
+
+
+def checked(network: Network) -> VerificationInfo:
+    data = {"x": np.random.default_rng(0).standard_normal((4, 4, SIZE, SIZE)).astype(np.float32)}
+    return verified(network.model, open_source(data, input_specs(network.model)))
+
+
+def rows(info: VerificationInfo) -> dict[str, str]:
+    return dict(summary_rows(Report(FileInfo("model.onnx", 1, "0"), "int8-integer", verification=info)))
+
+
+@pytest.mark.parametrize("carrier", [Carrier.QDQ, Carrier.QLINEAR])
+def test_a_good_network(carrier):
+    found = checked(Network(carrier=carrier))
+    assert found.proven and not found.failures
+    # Two samples and three made inputs; the codes of both Convs and of the sum.
+    assert found.inputs == 5 and found.codes == 5 * 3 * 6 * (SIZE // 2) ** 2 and found.differing == 0
+    assert (found.unfused is None) == (carrier is Carrier.QLINEAR)
+    words = rows(found)
+    assert words["integer-only"].startswith("proven from entry to exit")
+    expected = (
+        "the QDQ reading and fused execution" if carrier is Carrier.QDQ else "the integer meaning and the runtime"
+    )
+    assert words["bits"].startswith(f"0 of {found.codes:,} codes differ between {expected}")
+
+
+def test_a_network_with_an_odd_zero_point():
+    found = checked(Network(zero_point=11, carrier=Carrier.QDQ))
+    assert not found.proven and found.differing > 0
+    assert rows(found)["integer-only"].startswith("NOT PROVEN: node 'add'")
+
+
+def test_json_both_ways():
+    report = Report(FileInfo("model.onnx", 1, "0"), "int8-integer", verification=checked(Network()))
+    assert Report.from_json(report.to_json()) == report
