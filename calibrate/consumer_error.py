@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ptqc.calibrate.powers_of_two import neighbours
 from ptqc.calibrate.probe import ConsumerProbe
 from ptqc.calibrate.source import Batch, Source
 from ptqc.core.progress import Steps
@@ -38,9 +37,8 @@ def consumer_error_ranges(
     """Ranges of all requests, by tensor.
 
     Candidates are the observed range shrunk by common factors, then, where it holds negative values, each end
-    moved separately; last, where scales have to be powers of two, the neighbours that are. The error of a candidate
-    is the sum over consumers of ||f(x') - f(x)||^2 / ||f(x)||^2 with float weights, f being the consumer with its
-    activation function.
+    moved separately. The error of a candidate is the sum over consumers of ||f(x') - f(x)||^2 / ||f(x)||^2 with
+    float weights, f being the consumer with its activation function.
 
     Args:
         model: the canonical float graph.
@@ -54,44 +52,66 @@ def consumer_error_ranges(
     if not search.probes:
         return search.best
     batch, samples = search.sizes(source)
-    sweeps = (*SWEEPS, _powers_of_two) if any(one.powers_of_two for one in requests) else SWEEPS
-    for index, sweep in enumerate(sweeps):
+    for index, sweep in enumerate(SWEEPS):
 
         def report(done: int, before: int = index * samples) -> None:
             if progress is not None:
-                progress(before + min(done, samples), len(sweeps) * samples)
+                progress(before + min(done, samples), len(SWEEPS) * samples)
 
-        search.sweep(_head(source, batch, samples), sweep, report)
+        candidates = {name: sweep(search.best[name], search.observed[name]) for name in search.probes}
+        search.sweep(_head(source, batch, samples), candidates, report)
     return search.best
 
 
-def _shrunk(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
+def best_candidates(
+    model: ir.Model,
+    requests: Sequence[RangeRequest],
+    observed: Mapping[str, Range],
+    candidates: Mapping[str, Sequence[Range]],
+    source: Source,
+    threads: int = 1,
+    progress: Steps | None = None,
+) -> dict[str, Range]:
+    """The candidate with the least consumer error of each tensor whose range is searched, by tensor.
+
+    Args:
+        model, requests, observed, source, threads, progress: as for :func:`consumer_error_ranges`.
+        candidates: by tensor, for every request.
+    """
+    search = _Search(model, [one for one in requests if len(candidates[one.tensor]) > 1], observed, threads)
+    if not search.probes:
+        return {}
+    batch, samples = search.sizes(source)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(min(done, samples), samples)
+
+    search.sweep(_head(source, batch, samples), candidates, report)
+    return {name: search.best[name] for name in search.probes}
+
+
+def _shrunk(best: Range, seen: Range) -> list[Range]:
     return [(seen[0] * factor, seen[1] * factor) for factor in SHRINK]
 
 
-def _low_moved(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
+def _low_moved(best: Range, seen: Range) -> list[Range]:
     return [best, *((seen[0] * factor, best[1]) for factor in APART)] if seen[0] < 0 else []
 
 
-def _high_moved(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
+def _high_moved(best: Range, seen: Range) -> list[Range]:
     return [best, *((best[0], seen[1] * factor) for factor in APART)] if seen[0] < 0 else []
 
 
-def _low_refined(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
+def _low_refined(best: Range, seen: Range) -> list[Range]:
     return [(max(best[0] * factor, seen[0]), best[1]) for factor in REFINE] if seen[0] < 0 else []
 
 
-def _high_refined(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
+def _high_refined(best: Range, seen: Range) -> list[Range]:
     return [(best[0], min(best[1] * factor, seen[1])) for factor in REFINE]
 
 
-def _powers_of_two(best: Range, seen: Range, request: RangeRequest) -> list[Range]:
-    return neighbours(best, request.type) if request.powers_of_two else []
-
-
-Candidates = Callable[[Range, Range, RangeRequest], list[Range]]
-
-SWEEPS: tuple[Candidates, ...] = (
+SWEEPS: tuple[Callable[[Range, Range], list[Range]], ...] = (
     _shrunk,
     _low_moved,
     _high_moved,
@@ -122,7 +142,6 @@ class _Search:
             for r in requests
             if (r.direct or r.probe_outputs) and not r.full and self.observed[r.tensor][0] < self.observed[r.tensor][1]
         ]
-        self.requests = {r.tensor: r for r in searched}
         self.probes = {r.tensor: ConsumerProbe(model, r, threads) for r in searched}
         names = [name for probe in self.probes.values() for name in probe.needs]
         self.runner = TensorRunner(model, list(dict.fromkeys(names)), threads)
@@ -134,20 +153,17 @@ class _Search:
         batch, samples = BATCH_BYTES // max(each, 1), ENOUGH_BYTES // max(each, 1)
         return int(np.clip(batch, 1, MOST)), min(len(source), int(np.clip(samples, FEWEST, MOST)))
 
-    def _candidates(self, candidates_of: Candidates, name: str) -> list[Range]:
-        return candidates_of(self.best[name], self.observed[name], self.requests[name])
-
     def sweep(
         self,
         batches: Iterable[Batch],
-        candidates_of: Candidates,
+        candidates: Mapping[str, Sequence[Range]],
         progress: Callable[[int], None],
     ) -> None:
         """Moves ``best`` to the best of the candidates, summed over all batches."""
         contests = {
             name: contest
             for name, probe in self.probes.items()
-            if (contest := _Contest(probe, self._candidates(candidates_of, name))).candidates
+            if (contest := _Contest(probe, candidates[name])).candidates
         }
         done = 0
         for batch in batches if contests else ():
@@ -167,7 +183,7 @@ class _Contest:
     hold greater values, and where the batch is one sample, the first says little.
     """
 
-    def __init__(self, probe: ConsumerProbe, candidates: list[Range]) -> None:
+    def __init__(self, probe: ConsumerProbe, candidates: Sequence[Range]) -> None:
         self.probe = probe
         self.candidates = list(dict.fromkeys(candidates))
         self.errors = [np.zeros(len(probe.judged)) for _ in self.candidates]

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import onnx_ir as ir
 
 from ptqc.calibrate.cache import Cache, content_key
-from ptqc.calibrate.consumer_error import consumer_error_ranges
+from ptqc.calibrate.consumer_error import best_candidates, consumer_error_ranges
 from ptqc.calibrate.observe import collect_statistics
 from ptqc.calibrate.observers import range_method, range_minmax
-from ptqc.calibrate.powers_of_two import better_neighbour
+from ptqc.calibrate.powers_of_two import least_squares, neighbours
 from ptqc.calibrate.source import Source
 from ptqc.core.progress import Steps
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits, RangeRequest
@@ -37,7 +37,6 @@ def observe(
         return {}
     tensors = list(dict.fromkeys(tensors))
     details = not methods or not set(methods) <= {CONSUMER_ERROR, "minmax"}
-    details |= "minmax" in methods and any(request.powers_of_two for request in requests)
     cache = Cache.of_user()
     key = content_key(graph=graph_hash(model), data=source.digest, tensors=tensors, threads=threads, details=details)
     statistics = cache.load_statistics(key, tensors)
@@ -77,15 +76,47 @@ def find_ranges(
     else:
         choose = range_method(method)
         found = {one.tensor: choose(statistics[one.tensor], one.type) for one in requests if not one.full}
-        found |= {
-            one.tensor: better_neighbour(statistics[one.tensor], one.bounded(*found[one.tensor]), one.type)
-            for one in requests
-            if one.powers_of_two and one.tensor in found
-        }
     return {
         request.tensor: limits.applied(request, found.get(request.tensor, (0.0, 0.0)), seen[request.tensor])
         for request in requests
     }
+
+
+def fit_ranges(
+    model: ir.Model,
+    requests: Sequence[RangeRequest],
+    found: Mapping[str, Range],
+    units: Mapping[str, float],
+    statistics: Mapping[str, Statistics],
+    source: Source,
+    method: str,
+    threads: int,
+    progress: Steps | None = None,
+    limits: RangeLimits = AS_SEEN,
+) -> dict[str, Range]:
+    """Ranges next to ``found`` whose scales are powers of two times ``units`` and whose zero points are even.
+
+    The better neighbour by consumer error where that is the method, else by squared error; ends of the network, and
+    what ``limits`` hold open, are covered.
+
+    Args:
+        units: by the tensor of each request.
+    """
+    seen = {request.tensor: range_minmax(statistics[request.tensor]) for request in requests}
+    candidates: dict[str, list[Range]] = {}
+    for one in requests:
+        first, *others = neighbours(one.bounded(*found[one.tensor]), one.type, units[one.tensor])
+        open_ends = [
+            other for other in others if not one.full and limits.applied(one, other, seen[one.tensor]) == other
+        ]
+        candidates[one.tensor] = [first, *open_ends]
+    if method == CONSUMER_ERROR:
+        chosen = best_candidates(model, requests, seen, candidates, source, threads, progress)
+    else:
+        chosen = {
+            one.tensor: least_squares(statistics[one.tensor], candidates[one.tensor], one.type) for one in requests
+        }
+    return {name: chosen.get(name, ranges[0]) for name, ranges in candidates.items()}
 
 
 def _consumer_error(

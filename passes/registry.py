@@ -30,6 +30,7 @@ BUILTIN: Mapping[str, str] = {
     "fold-columns": "ptqc.passes.fold_columns:FoldColumns",
     "pad-channels": "ptqc.passes.pad_channels:PadChannels",
     "separate-constants": "ptqc.passes.separate_constants:SeparateConstants",
+    "scale-tensors": "ptqc.passes.scale_tensors:ScaleTensors",
     "equalize-channels": "ptqc.passes.equalize_channels:EqualizeChannels",
     "qdq-to-qoperator": "ptqc.passes.qdq_to_qoperator:QDQToQOperator",
     "smooth-activations": "ptqc.passes.smooth_activations:SmoothActivations",

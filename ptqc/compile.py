@@ -1,7 +1,7 @@
 """The stages of a compilation: canonical float graph, ranges and plan, lowered graph."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from ptqc import __version__
 from ptqc.allocate.dynamic import choose_dynamic, product_inputs
 from ptqc.allocate.equalize import equalize
+from ptqc.allocate.fit_scales import fitting_factors, scaled
 from ptqc.allocate.formats import cpu_kind, explained, layer_requests
 from ptqc.allocate.groups import Group, make_groups
 from ptqc.allocate.place import Placement, place
@@ -19,7 +20,7 @@ from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.smooth import smooth
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.products import collect_rows
-from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, observe
+from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, fit_ranges, observe
 from ptqc.calibrate.source import Source
 from ptqc.core.dyadic import ScaleRule
 from ptqc.core.errors import ModelError, quoted
@@ -27,6 +28,7 @@ from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits
+from ptqc.core.statistics import Statistics
 from ptqc.core.types import Array, QuantType
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import PassResult, canonical_passes, insert_from_option, run_passes
@@ -188,19 +190,49 @@ class _Compiler:
         auto = self.restrictions.activations == "auto" and not self.target.integer
         inputs = product_inputs(canonical, placement) if auto else ()
         rows = collect_rows(canonical, inputs, self.source, threads)
-        requests = [group.request for group in self._groups(canonical, placement)]
-        statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"), methods)
+        groups = make_groups(canonical, placement)
+        requests = [group.request for group in groups]
+        powers = self.target.integer and self.options.scales == "pow2"
+        details = () if powers else methods
+        statistics = observe(canonical, requests, self.source, threads, partial(self.progress, "observe"), details)
         found = []
         for method in methods:
             search = partial(self.progress, "ranges")
             ranges = find_ranges(canonical, requests, statistics, self.source, method, threads, search, self.limits)
             dynamic = choose_dynamic(canonical, inputs, rows, ranges, self.weights)
-            one = self._lowered(canonical, ranges, dynamic, method)
-            found.append(replace(one, passes=(*passes, *one.passes)))
+            model, scaling = canonical, passes[:0]
+            if powers:
+                model, ranges, scaling = self._with_powers_of_two(canonical, groups, ranges, statistics, method)
+            one = self._lowered(model, ranges, dynamic, method)
+            found.append(replace(one, passes=(*passes, *scaling, *one.passes)))
         return found
 
-    def _groups(self, canonical: ir.Model, placement: Placement) -> tuple[Group, ...]:
-        return make_groups(canonical, placement, powers_of_two=self.options.scales == "pow2")
+    def _with_powers_of_two(
+        self,
+        canonical: ir.Model,
+        groups: Sequence[Group],
+        ranges: Mapping[str, Range],
+        statistics: Mapping[str, Statistics],
+        method: str,
+    ) -> tuple[ir.Model, dict[str, Range], tuple[PassResult, ...]]:
+        """A copy of ``canonical`` scaled so that powers of two fit, its ranges by tensor, and what was done."""
+        options = self.options
+        factors = fitting_factors(canonical, groups, ranges)
+        requests = [group.request for group in groups]
+        units = {request.tensor: 1.0 / factors.get(request.tensor, 1.0) for request in requests}
+        search = partial(self.progress, "ranges")
+        fitted = fit_ranges(
+            canonical, requests, ranges, units, statistics, self.source, method, options.threads, search, self.limits
+        )
+        model, passes = scaled(canonical, factors, PassContext(self.target.name), options.check_passes)
+        inputs = {value.name for value in canonical.graph.inputs}
+        members: dict[str, Range] = {}
+        for group in groups:
+            low, high = fitted[group.request.tensor]
+            for name, factor in group.factors.items():
+                share = factor * (1.0 if name in inputs else factors.get(name, 1.0))
+                members[name] = low * share, high * share
+        return model, members, passes
 
     def _lowered(
         self, canonical: ir.Model, ranges: Mapping[str, Range], dynamic: frozenset[str], method: str
@@ -214,7 +246,7 @@ class _Compiler:
             "calibration-method": method,
             "options": self.options.overrides(),
         }
-        groups = self._groups(canonical, placement)
+        groups = make_groups(canonical, placement)
         rule = ScaleRule(self.options.scales, self.options.multiplier_bits) if self.target.integer else None
         plan = make_plan(canonical, self.target.name, placement, groups, ranges, self.weights, provenance, rule)
         codes = round_to_nearest(canonical, plan)

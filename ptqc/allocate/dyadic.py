@@ -15,7 +15,7 @@ from ptqc.allocate.groups import Group
 from ptqc.allocate.place import Placement
 from ptqc.allocate.ratios import Ratio, constant_operands, find_ratios
 from ptqc.core.arithmetic import affine_params, symmetric_params
-from ptqc.core.dyadic import MULTIPLIER_BITS, ScaleRule, float_neighbours, nearest_dyadic, next_dyadics
+from ptqc.core.dyadic import MULTIPLIER_BITS, ScaleRule, float_neighbours, in_units, nearest_dyadic, next_dyadics
 from ptqc.core.errors import ModelError, quoted
 from ptqc.core.types import UINT8, WIDE, Array, QuantParams
 
@@ -63,6 +63,7 @@ class _Solver:
         self.of: dict[str, tuple[str, float]] = {}  # tensor -> variable, factor
         self.scales: dict[str, np.float32] = {}
         self.zero_points: dict[str, int] = {}
+        self.units = {group.request.tensor: group.unit for group in groups}
         self.rigid: set[str] = set()  # may not move
         self.stiff: set[str] = set()  # had better not
         for group in groups:
@@ -175,8 +176,9 @@ class _Solver:
         for name in dict.fromkeys(variable for one in core for variable in self._variables(one)):
             self._shorten_factors(name)
             if name not in self.rigid:
-                exponent = np.ceil(np.log2(float(self.scales[name]) / CLIPPED))
-                self.scales[name] = np.float32(2.0**exponent)
+                unit = self.units.get(name, 1.0)
+                exponent = np.ceil(np.log2(float(self.scales[name]) / unit / CLIPPED))
+                self.scales[name] = np.float32(in_units(np.asarray(2.0**exponent), unit))
         for _ in range(MOST_REPAIRS):
             broken = [one for one in core if not self._holds(one)]
             if not broken:
@@ -185,7 +187,7 @@ class _Solver:
 
     def _shorten_factors(self, variable: str) -> None:
         for name, (owner, factor) in self.of.items():
-            if owner == variable and np.log2(factor) % 1:
+            if owner == variable and np.log2(factor) % 1 and self.units.get(variable, 1.0) == 1.0:
                 numerator, shift = nearest_dyadic(np.asarray(factor), MULTIPLIER_BITS, 62)
                 self.of[name] = variable, float(numerator / 2.0**shift)
 

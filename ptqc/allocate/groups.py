@@ -37,6 +37,7 @@ class Group:
         request: what calibration is asked for; ``request.tensor`` is the first tensor of the group.
         factors: tensor -> its scale divided by that of the first.
         fixed: parameters that no calibration changes.
+        unit: where scales are powers of two, that of the first tensor is one times this.
         holds: what the range must hold whatever calibration finds, as a Clip on the codes writes its bounds.
     """
 
@@ -44,14 +45,14 @@ class Group:
     factors: Mapping[str, float]
     holds: Range = (0.0, 0.0)
     fixed: QuantParams | None = None
+    unit: float = 1.0
 
 
 class Grouper:
     """Collects the groups of one placed graph."""
 
-    def __init__(self, model: ir.Model, placement: Placement, powers_of_two: bool) -> None:
+    def __init__(self, model: ir.Model, placement: Placement) -> None:
         self.graph = model.graph
-        self.powers_of_two = powers_of_two
         self.plans = placement.nodes
         self.quantized = placement.quantized
         self.wide = wide_tensors(model, placement)
@@ -77,6 +78,7 @@ class Grouper:
                 members,
                 self._holds([by_name[name] for name in members], members),
                 SOFTMAX if self._is_softmax(by_name[root]) else None,
+                self._unit(by_name[root], members),
             )
             for root, members in factors.items()
         )
@@ -84,6 +86,12 @@ class Grouper:
     def _is_softmax(self, value: ir.Value) -> bool:
         node = value.producer()
         return node is not None and node.op_type == "Softmax" and self.plans[node.name or ""].form is Form.INTEGER
+
+    def _unit(self, root: ir.Value, factors: Mapping[str, float]) -> float:
+        """Real numbers come in at any scale: what counts is that at which the network reads their codes."""
+        (factor, *others) = set(factors.values()) - {1.0} or {1.0}
+        read = all(self.plans[use.node.name or ""].form is Form.RESCALE for use in root.uses())
+        return 1.0 / factor if root.is_graph_input() and read and not others else 1.0
 
     def _holds(self, values: Iterable[ir.Value], factors: Mapping[str, float]) -> Range:
         """Bounds of the clamps on codes that lie on one side of zero, in units of the first tensor."""
@@ -144,7 +152,6 @@ class Grouper:
             high=high,
             full=full,
             type=self._type(values),
-            powers_of_two=self.powers_of_two,
         )
 
     def _clamp(self, root: ir.Value) -> ir.Node | None:
@@ -221,9 +228,6 @@ class _Probe:
             self.outputs.append(value.name or "")
 
 
-def make_groups(model: ir.Model, placement: Placement, *, powers_of_two: bool = False) -> tuple[Group, ...]:
-    """The groups of a placed graph, each with the question that calibration must answer.
-
-    ``powers_of_two``: the scales shall be such.
-    """
-    return Grouper(model, placement, powers_of_two).run()
+def make_groups(model: ir.Model, placement: Placement) -> tuple[Group, ...]:
+    """The groups of a placed graph, each with the question that calibration must answer."""
+    return Grouper(model, placement).run()

@@ -18,7 +18,7 @@ from ptqc.core.arithmetic import (
     power_of_two_params,
     symmetric_params,
 )
-from ptqc.core.dyadic import ScaleRule
+from ptqc.core.dyadic import ScaleRule, in_units
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.ranges import Range
 from ptqc.core.types import UINT8, QuantParams, QuantType
@@ -39,20 +39,28 @@ def activation_params(
             tensors.update(dict.fromkeys(group.factors, group.fixed))
             continue
         low, high = group.request.bounded(*ranges[group.request.tensor])
-        first = _params(min(low, group.holds[0]), max(high, group.holds[1]), group.request.type, rule)
+        low, high = min(low, group.holds[0]), max(high, group.holds[1])
+        first = _params(low, high, group.request.type, rule, group.unit)
         for name, factor in group.factors.items():
             scale = np.asarray(first.scale * np.float32(factor))
             tensors[name] = QuantParams(first.type, scale, first.zero_point)
     return tensors
 
 
-def _params(low: float, high: float, kind: QuantType, rule: ScaleRule | None) -> QuantParams:
+def _params(low: float, high: float, kind: QuantType, rule: ScaleRule | None, unit: float) -> QuantParams:
     if rule is None:
         return affine_params(low, high, kind)
+    if rule.family == "free":
+        return (
+            symmetric_params(np.asarray(max(-low, high)), kind, None)
+            if kind.signed
+            else affine_params(low, high, kind, even=True)
+        )
     if kind.signed:
-        found = symmetric_params(np.asarray(max(-low, high)), kind, None)
-        return power_of_two_params(float(found.low), float(found.high), kind) if rule.family == "pow2" else found
-    return power_of_two_params(low, high, kind) if rule.family == "pow2" else affine_params(low, high, kind, even=True)
+        high = max(-low, high) * kind.qmax / (kind.qmax + 1)
+        low = -high
+    found = power_of_two_params(low / unit, high / unit, kind)
+    return QuantParams(kind, in_units(found.scale, unit), found.zero_point)
 
 
 def weight_params(parts: Linear, kind: QuantType, input_scale: float | None) -> QuantParams:

@@ -158,6 +158,14 @@ def float_neighbours(values: Array) -> list[Array]:
     return found
 
 
+def in_units(power: Array, unit: float) -> Array:
+    """float32 [], the scale next to ``power`` times ``unit`` that, multiplied by the float32 number 1 / unit, is
+    ``power`` exactly where there is one."""
+    near = float_neighbours(np.asarray(float(power) * unit, np.float32))
+    inverse = np.float32(1.0 / unit)
+    return next((scale for scale in near if scale * inverse == power), near[0])
+
+
 def next_dyadics(number: float, bits: int = MULTIPLIER_BITS, most_shift: int = MOST_SHIFT) -> list[float]:
     """Numbers b / 2^c next to a positive ``number``, nearest first: b has ``bits``, or fewer where c is ``most_shift``.
 

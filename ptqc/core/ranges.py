@@ -21,7 +21,6 @@ class RangeRequest:
         low, high: bounds that the graph proves (0 and 6 after a Clip), or None.
         full: the range must not be clipped: inputs and outputs of the network.
         type: of the codes that shall cover the range.
-        powers_of_two: the range shall be that of all codes of a scale that is a power of two.
     """
 
     tensor: str
@@ -32,7 +31,6 @@ class RangeRequest:
     high: float | None = None
     full: bool = False
     type: QuantType = UINT8
-    powers_of_two: bool = False
 
     def bounded(self, low: float, high: float) -> Range:
         """[low, high] cut to the proven bounds."""
