@@ -13,6 +13,7 @@ REQUANTIZATION = "the float32 requantization equals its integer meaning"
 TABLE = "the table of codes equals its integer meaning"
 MOVEMENT = "codes are moved as they are"
 EXIT = "accumulators leave as they are"
+PORTABLE = "the operators of the portable form give the same codes"
 UNFUSED = "the unfused float32 reading gives the same codes"
 
 

@@ -19,6 +19,7 @@ from ptqc.verify.execution import Inputs, described, execute, fused_steps, space
 from ptqc.verify.inputs import Kind
 from ptqc.verify.prove import prove
 from ptqc.verify.read import read_program
+from ptqc.verify.same_steps import prove_portable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def recheck(
         if "derived" not in certificate.portable:
             _check_hashes(certificate.portable, file_hashes(opened), portable)
         form = opened.model
-        now = replace(now, static_portable=prove(read_program(form)))
+        now = replace(now, static_portable=prove_portable(program, read_program(form)))
     elif certificate.portable:
         notes.append("the portable form was not run again: give its file with --portable")
     if certificate.comparison is None:

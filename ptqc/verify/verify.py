@@ -26,6 +26,7 @@ from ptqc.verify.program import Carrier, Program
 from ptqc.verify.proof import StaticReport
 from ptqc.verify.prove import prove
 from ptqc.verify.read import read_program
+from ptqc.verify.same_steps import prove_portable
 
 DEFAULT_INPUTS = 1000
 DEFAULT_SAMPLE = 100  # inputs that slow engines get
@@ -141,7 +142,7 @@ def _portable_form(
     """The portable form, with its proofs in the certificate; None where there is none, or it is the model itself."""
     if given is not None:
         opened = import_model(given, allow_quantized=True)
-        _, static = _proven(opened.model, progress)
+        static = prove_portable(program, read_program(opened.model))
         return opened.model, replace(certificate, portable=file_hashes(opened), static_portable=static)
     if not program.complete or all(step.carrier is Carrier.INTEGER for step in program.steps):
         return None, certificate
@@ -151,8 +152,8 @@ def _portable_form(
     derived = derive_portable(loaded.model)
     if isinstance(derived, str):
         return None, _noted(certificate, f"{missing}: {derived}")
-    meaning, static = _proven(derived, progress)
+    meaning = read_program(derived)
     if any(step.carrier is not Carrier.INTEGER for step in meaning.steps):
         return None, _noted(certificate, f"{missing}: not all operators have an integer form")
     hashes = {"derived": hashlib.sha256(serialize(derived)).hexdigest()}
-    return derived, replace(certificate, portable=hashes, static_portable=static)
+    return derived, replace(certificate, portable=hashes, static_portable=prove_portable(program, meaning))
