@@ -183,9 +183,9 @@ def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
         )
         what = f"codes differ between {sides}"
         sentence = f"{found.differing:,} of {found.codes:,} {what}, on {found.inputs} inputs"
-        if found.unfused is not None:
+        if qdq:
             where = "powers of two as scales" if found.scales == "power-of-two" else "free scales"
-            sentence += f"; {found.unfused:,} in float arithmetic without fusion ({where})"
+            sentence += f"; {found.unfused or 0:,} in float arithmetic without fusion ({where})"
         rows.append(("bits", sentence))
     return rows
 
