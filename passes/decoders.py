@@ -96,6 +96,12 @@ class Decoder:
         order = [*range(1, axis + 1), 0, *range(axis + 1, codes.ndim)]
         return self._node("Transpose", stem, found, perm=order) if axis else found
 
+    def repeated(self, stem: str, codes: Array) -> ir.Value:
+        """The value that is ``codes`` again, which are the same all along every axis but the first."""
+        first = codes.reshape(len(codes), -1)[:, 0].reshape(-1, *[1] * (codes.ndim - 1))
+        shape = self._constant("shape", np.asarray(codes.shape, np.int64))
+        return self._node("Expand", stem, self._editor.constant(f"{stem}_repeated", first), shape)
+
     def real(self, stem: str, codes: Array, params: QuantParams) -> ir.Value:
         """The value that is ``scale * (codes - zero_point)`` in float32, bit for bit as ``dequantize`` has it."""
         value = self.codes(stem, codes, params, ir.DataType.FLOAT)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from ptqc.core.types import QuantParams, QuantType, WeightFormat
@@ -125,3 +126,18 @@ def test_models_that_cannot_have_the_types_keep_bytes_and_say_why() -> None:
         (Refusal("sum", "int2 is stored in bytes: the runtime has no RandomNormalLike of opset 25"),),
     )
     assert to_text(model) == before
+
+
+def test_equal_codes_of_a_channel_are_stored_once():
+    text = (
+        "g (float[N,32,8,8] x, float[32,1,8,8] w, float[4,32,1,1] v) => (float[N,4,1,1] y)"
+        " { [mean] t = Conv<group = 32>(x, w) [last] y = Conv(t, v) }"
+    )
+    model = network(text)
+    weight = model.graph.initializers["w"]
+    weight.const_value = ir.tensor(np.full((32, 1, 8, 8), 1 / 64, np.float32))
+    data = samples(model, 2)
+    plain, packed = lowered(model, WeightFormat(8))
+    assert Counter(kernels(packed)) == Counter(kernels(plain))
+    assert len(serialize(packed)) < len(serialize(plain)) - 1500
+    assert np.array_equal(run(packed, data)[0], run(plain, data)[0])
