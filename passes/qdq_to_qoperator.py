@@ -31,9 +31,11 @@ class QDQToQOperator:
         count, refused = 0, []
         for node in list(model.graph):
             region = region_of(node) if node.graph is model.graph and not is_op(node, "QuantizeLinear") else None
-            if region is None or not region.complete or region.last is not node:
+            if region is None or region.last is not node or not (region.complete or is_op(node, "Gemm")):
                 continue
             new = _rewritten(region, names)
+            if new is None and not region.complete:
+                continue
             if new is None:
                 refused.append(Refusal(node.name or "", f"{node.op_type} has no QLinear form with these inputs"))
                 continue
@@ -57,7 +59,8 @@ def _rewritten(region: Region, names: Names) -> ir.Node | None:
         found = _move(region)
     else:
         make = _FORMS.get(node.op_type) if node.domain == "" else None
-        found = None if make is None else make(node, codes, _triple(region.outputs[0])[1:])
+        output = _triple(region.outputs[0])[1:] if region.complete else []  # without one, a Gemm gives real numbers
+        found = None if make is None else make(node, codes, output)
     if found is None:
         return None
     domain, operator, inputs = found
