@@ -10,7 +10,8 @@ from ptqc.rounding.matrices import array_to_matrix, from_matrix, is_matrix
 from ptqc.rounding.multipliers import AdmissibleScales
 from ptqc.rounding.scales import least_scales
 
-MOST_BITS = 4  # of the code
+NARROW = 4  # bits of the code where they do
+NEAR_ENOUGH = 0.002  # relative error of weights: of an average of 8-bit codes, half a code at the most
 
 
 def is_average(parts: Linear, request: LayerRequest) -> bool:
@@ -34,18 +35,19 @@ def round_average(parts: Linear, plan: QuantPlan, request: LayerRequest) -> Roun
     rows = matrix.reshape(-1, matrix.shape[-1])
     bias = np.zeros(len(rows)) if parts.bias_array is None else parts.bias_array.astype(np.float64)
     admissible = AdmissibleScales.of(rule, rows, bias, least_scales(parts, plan))
-    bits = min(MOST_BITS, min(form.bits for form in request.formats))
-    kind = QuantType(bits, signed=True)
+    kind, narrow = QuantType(request.entry_bits, signed=True), QuantType(NARROW, signed=True)
     codes, scales = _best_codes(np.abs(rows[:, 0]), kind.qmax, admissible)
+    kind = narrow if codes.max() <= narrow.qmax else kind
     signed = (np.sign(rows) * codes[:, None]).astype(np.int8).reshape(matrix.shape)
     params = QuantParams(kind, scales, np.zeros(len(scales), np.int64), parts.axis)
     return RoundedLayer(params, from_matrix(signed, parts))
 
 
 def _best_codes(weights: Array, most: int, admissible: AdmissibleScales) -> tuple[Array, Array]:
-    """Of the codes up to ``most`` those, and their scales float32 [R], that come nearest to ``weights`` [R]."""
+    """Of the codes up to ``most`` the least, and their scales float32 [R], that come near to ``weights`` [R]."""
     codes = np.arange(1, most + 1)
     scales = admissible.nearest(weights[:, None] / codes)
     errors = np.abs(scales.astype(np.float64) * codes / weights[:, None] - 1)
-    best = errors.argmin(axis=1)
+    near = errors <= NEAR_ENOUGH
+    best = np.where(near.any(axis=1), near.argmax(axis=1), errors.argmin(axis=1))
     return codes[best], scales[np.arange(len(best)), best]

@@ -144,7 +144,7 @@ def _grid_of(input_scale: float, output_scale: float, bits: int, most_shift: int
     numbers = product_multiplier(one, scales, out).astype(np.float64)
     fractions = np.frexp(numbers)[0] * 2.0**bits
     exact = (numbers * 2.0**most_shift == np.rint(numbers * 2.0**most_shift)) & (fractions == np.rint(fractions))
-    found = scales[exact & (numbers > 0) & (numbers < 2.0**MOST_WHOLE)]
+    found: Array = scales[exact & (numbers > 0) & (numbers < 2.0**MOST_WHOLE)]
     if not len(found):
         return _grid_of(input_scale, output_scale, bits + 1, most_shift)
     found.flags.writeable = False

@@ -15,6 +15,7 @@ from ptqc.rounding.rows import NARROW_FROM, Rows, round_rows
 from ptqc.rounding.scales import full_scales, nearest_codes, search_scales
 
 LOWEST = 0.3  # candidate, as a share of the scale that clips nothing
+LOWEST_ADMISSIBLE = 0.98  # where there are steps between scales
 
 
 def round_to_nearest(
@@ -60,7 +61,8 @@ def bias_codes(bias: Array, params: QuantParams) -> Array:
 def nearest_layers(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerRequest]) -> Rounding:
     """Weights of linear nodes at the bits that are asked for, rounded to nearest; biases stay as they are.
 
-    Scales clip nothing at 7 and 8 bits; below, they are those with the least squared error of the weights.
+    Scales clip nothing at 7 and 8 bits, or next to nothing where not all are admissible; below, they are those with
+    the least squared error of the weights.
 
     Raises OptionError for codebooks and for blocks of convolutions.
     """
@@ -68,8 +70,10 @@ def nearest_layers(model: ir.Model, plan: QuantPlan, requests: Sequence[LayerReq
 
 
 def _nearest(rows: Rows) -> tuple[Array, Array]:
-    if rows.qmax < QuantType(NARROW_FROM, signed=True).qmax:
-        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.admissible, LOWEST)
+    narrow = rows.qmax < QuantType(NARROW_FROM, signed=True).qmax
+    if narrow or rows.scales is not None:
+        lowest = LOWEST if narrow else LOWEST_ADMISSIBLE
+        scales = search_scales(rows.values, rows.qmin, rows.qmax, rows.admissible, lowest)
     else:
         scales = rows.admissible(full_scales(rows.values, rows.qmin, rows.qmax))
     return scales, nearest_codes(rows.values, scales, rows.qmin, rows.qmax)
