@@ -178,11 +178,9 @@ def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
     islands = f", but for {len(found.islands)} allowed nodes in float" if found.islands else " from entry to exit"
     rows = [("integer-only", f"proven{islands}: {found.proofs} claims, {found.bounds} bounds for every input")]
     if found.inputs:
-        sides = (
-            "the integer meaning and the runtime" if found.unfused is None else "the QDQ reading and fused execution"
-        )
-        what = f"codes differ between {sides}"
-        sentence = f"{found.differing:,} of {found.codes:,} {what}, on {found.inputs} inputs"
+        qdq = found.unfused is not None
+        sides = "the QDQ reading and fused execution" if qdq else "the integer meaning and the runtime"
+        sentence = f"{found.differing:,} of {found.codes:,} codes differ between {sides}, on {found.inputs} inputs"
         if qdq:
             where = "powers of two as scales" if found.scales == "power-of-two" else "free scales"
             sentence += f"; {found.unfused or 0:,} in float arithmetic without fusion ({where})"
