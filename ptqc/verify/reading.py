@@ -198,11 +198,19 @@ class Reading:
             elif isinstance(state, Codes) and state.constant is None:
                 self._inner_exits.setdefault(state.name, Door("", state.name, state.name, state.type))
         for output in node.outputs:
-            name, type_name = output.name or "", type_of(output) or _type_where_read(output)
+            name, type_name = output.name or "", type_of(output) or self._type_of_codes(node)
             if name and is_integer(type_name):
                 self._states[output] = self.entry(Door("", name, name, str(type_name)), shape_of(output))
             else:
                 self._states[output] = Floats(name)
+
+    def _type_of_codes(self, node: ir.Node) -> str | None:
+        """Element type that an operator of onnxruntime on codes gives, where inference does not know it: as it takes."""
+        if not node.op_type.startswith("QLinear"):
+            return None
+        states = [self.state(value) for value in node.inputs if value is not None]
+        codes = [state for state in states if isinstance(state, Codes) and state.constant is None]
+        return codes[0].type if codes else None
 
     def leave(self, real: Real) -> None:
         """Lets the codes of ``real`` leave the program: something in float reads them."""
@@ -247,18 +255,6 @@ class Reading:
                 self._tensors.setdefault(codes.name, TensorInfo(codes.type, codes.shape))
             return exit_door(state, name) if isinstance(state, Real) else Door("", name, codes.name, codes.type)
         return None
-
-
-def _type_where_read(value: ir.Value) -> str | None:
-    """Element type of codes that operators of unknown types give: that of the zero point with which they are read."""
-    for use in value.uses():
-        reads_codes = use.node.op_type == "DequantizeLinear" or use.node.op_type.startswith(("QLinear", "QGemm"))
-        if reads_codes and use.idx + 2 < len(use.node.inputs):
-            zero_point = use.node.inputs[use.idx + 2]
-            tensor = None if zero_point is None else constant_tensor(zero_point)
-            if tensor is not None:
-                return tensor.dtype.name.lower()
-    return None
 
 
 def exit_door(real: Real, name: str) -> Door:
