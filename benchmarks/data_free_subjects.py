@@ -1,6 +1,6 @@
 """What calibration without data is measured on: models with real samples, and the sources of samples to compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ SOURCES = (REAL, DEFAULT, WITH_MIX, MIX, ZEROQ, NORMAL, UNIFORM)
 NEED_STATISTICS = (WITH_MIX, MIX, ZEROQ)  # without statistics the default is the mix
 
 OWN = ("digits_resnet", "digits_mobilenet")
+TRAINED_HERE = (*OWN, "digits_vit")
+DIGITS = REPOSITORY / "models"
 # What a user would say where the card of a model has nothing that `--preprocess` takes.
-SAID = {"mnist_cntk": "mean=0,std=1,scale=1", **dict.fromkeys(OWN, "mean=0.3054,std=0.3189,scale=255")}
+SAID = {"mnist_cntk": "mean=0,std=1,scale=1", **dict.fromkeys(TRAINED_HERE, "mean=0.3054,std=0.3189,scale=255")}
 LARGE = ("efficientnet_lite0", "squeezenet1_1", "mobilenet_v1_025", "mobilenet_v1_025-folded")
 SEEDS, REAL_SAMPLES, NOISE_SAMPLES, EVALUATED = 3, 256, 64, 2000
 # Samples and steps of ZeroQ's loss: its own 500 steps, fewer where they would take many minutes.
@@ -87,26 +89,42 @@ def subjects() -> tuple[str, ...]:
 def subject(name: str, quick: bool) -> Subject:
     """The subject of that name; ``quick``: with little data."""
     options = QuantizeOptions(no_measure=True, threads=2, preprocess=SAID.get(name))
-    if name in OWN:
-        folder = REPOSITORY / "models"
-        calibration, evaluation = ({"image": _array(folder / f"digits_{part}.npz")} for part in ("calib", "test"))
-        return Subject(name, folder / f"{name}.onnx", options, calibration, evaluation, "dynamic", True)
+    if name in TRAINED_HERE:
+        calibration, evaluated = ({"image": _digits(part, "image")} for part in ("calib", "test"))
+        return Subject(name, DIGITS / f"{name}.onnx", options, calibration, evaluated, "dynamic", True)
     data = loader()
     card = data.card(name)
     labelled = name in images.MODELS
     count = (images.QUICK_EVALUATION if quick else EVALUATED) if labelled else zoo.IMAGES
-    calibration, (evaluation, _) = data.calib(name), data.evalset(name, count)
+    calibration, (evaluated, _) = data.calib(name), data.evalset(name, count)
     if card["data"]["calib"] == card["data"]["eval"] and card["data"]["calib"].endswith(".npz"):
-        calibration, evaluation = halves(data.calib(name))  # one file serves both
+        calibration, evaluated = halves(data.calib(name))  # one file serves both
     elif not labelled:
         calibration = {key: array[: zoo.IMAGES] for key, array in calibration.items()}
     options = replace(options, preprocess=options.preprocess or preprocessing(card))
-    return Subject(name, data.path(name), options, calibration, evaluation, card["batch"], labelled)
+    return Subject(name, data.path(name), options, calibration, evaluated, card["batch"], labelled)
 
 
-def _array(path: Path) -> Array:
-    with np.load(path, allow_pickle=False) as file:
-        return np.asarray(file["image"])
+def evaluation(subject: Subject, count: int | None = None) -> tuple[Feeds, Array]:
+    """The first ``count`` images to judge on, all of them where it is None, and their labels."""
+    if subject.name in TRAINED_HERE:
+        return {"image": _digits("test", "image")[:count]}, _digits("test", "labels")[:count]
+    feeds, labels = loader().evalset(subject.name, count)
+    return feeds, labels
+
+
+def calls(subject: Subject, feeds: Feeds, batch: int = 50) -> Iterator[Feeds]:
+    """``feeds`` as the model takes them, ``batch`` samples a call where it takes several."""
+    if subject.name not in TRAINED_HERE:
+        yield from loader().runs(subject.name, feeds, batch)
+        return
+    for start in range(0, len(next(iter(feeds.values()))), batch):
+        yield {name: array[start : start + batch] for name, array in feeds.items()}
+
+
+def _digits(part: str, name: str) -> Array:
+    with np.load(DIGITS / f"digits_{part}.npz", allow_pickle=False) as file:
+        return np.asarray(file[name])
 
 
 def preprocessing(card: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ What was measured before with the same options is kept, run by run.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import onnx_ir as ir
 
 from benchmarks import results
-from benchmarks.data import loader, save_samples
+from benchmarks.data import save_samples
 from benchmarks.data_free import agreement, brief
-from benchmarks.data_free_subjects import Subject, real_samples, subject
+from benchmarks.data_free_subjects import Subject, calls, evaluation, real_samples, subject
 from benchmarks.images import QUICK_EVALUATION
 from benchmarks.scoring import figures, kernels, outputs_of, speeds
+from benchmarks.stored_files import stored_job
 from benchmarks.worker import Job, run_job
 from ptqc.core.types import Array
 
@@ -25,7 +26,8 @@ QUICK_CALIBRATION = 64
 SECONDS, QUICK_SECONDS = 10.0, 1.0  # of interleaved runs for one latency
 NARROW = (ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8)
 Say = Callable[[str], None]
-Runs = dict[str, dict[str, dict[str, Any]]]  # variant -> draw -> figures
+Figures = dict[str, Any]
+Runs = dict[str, dict[str, Figures]]  # variant -> draw -> figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Variant:
         draws: on so many draws of the calibration images, or seeds where ptqc makes samples itself.
         timed: its latency is measured on the first draw, interleaved with ptqc's int8 file.
         real: calibrated on real images; ptqc makes samples otherwise.
+        stored: the file is kept for other sections that measure the same one.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Variant:
     draws: int = 1
     timed: bool = False
     real: bool = True
+    stored: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,26 +69,44 @@ def precision(text: str, **options: Any) -> dict[str, Any]:
 
 
 def measure_runs(section: str, name: str, variants: Sequence[Variant], quick: bool, say: Say) -> dict[str, Any]:
-    """One model: ``runs`` (variant -> draw -> figures, or why there are none).
+    """One model: ``runs`` (variant -> draw -> figures, or why there are none)."""
+    with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
+        network: Network | None = None
+
+        def run(variant: Variant, draw: int) -> Figures:
+            nonlocal network
+            network = network or Network.of(name, quick, Path(folder))
+            return network.run(variant, draw)
+
+        return continue_runs(section, name, variants, quick, say, run)
+
+
+def continue_runs(
+    section: str,
+    name: str,
+    variants: Sequence[Variant],
+    quick: bool,
+    say: Say,
+    run: Callable[[Variant, int], Figures],
+    tell: Callable[[Figures], str] = brief,
+) -> dict[str, Any]:
+    """One model: ``runs``, those of earlier times with the same options kept; stored after each one.
 
     Draw by draw, so that a run that stops has all variants. A failure is tried again, a refusal is kept.
     """
     runs = {} if quick else kept_runs(section, name, variants)
     if runs:
-        commits = sorted({run["commit"] for draws in runs.values() for run in draws.values()})
+        commits = sorted({one["commit"] for draws in runs.values() for one in draws.values()})
         say(f"{name}: runs of commit {', '.join(commits)} are kept; --force measures them anew")
     record: dict[str, Any] = {"runs": runs}
-    with tempfile.TemporaryDirectory(prefix="ptqc-bench-") as folder:
-        network: Network | None = None
-        for variant, draw in missing(variants, runs, quick):
-            network = network or Network.of(name, quick, Path(folder))
-            start = time.perf_counter()
-            found = network.run(variant, draw)
-            runs.setdefault(variant.name, {})[str(draw)] = {**found, **variant.settings, "commit": results.commit()}
-            told = brief(found) if "sqnr_db" in found else str(found.get("refused") or found.get("failed"))
-            say(f"{name}: {variant.name}, draw {draw}: {told}; {time.perf_counter() - start:.0f} s")
-            if not quick:
-                results.store(section, name, record)
+    for variant, draw in missing(variants, runs, quick):
+        start = time.perf_counter()
+        found = run(variant, draw)
+        runs.setdefault(variant.name, {})[str(draw)] = {**found, **variant.settings, "commit": results.commit()}
+        told = str(found.get("refused") or found.get("failed") or tell(found))
+        say(f"{name}: {variant.name}, draw {draw}: {told}; {time.perf_counter() - start:.0f} s")
+        if not quick:
+            results.store(section, name, record)
     return record
 
 
@@ -132,10 +154,10 @@ class Network:
 
     @classmethod
     def of(cls, name: str, quick: bool, folder: Path) -> "Network":
-        """The labelled model of that name; all evaluation images unless ``quick``."""
+        """The model of that name, whose images are labelled; all evaluation images unless ``quick``."""
         known = subject(name, quick=True)
-        feeds, labels = loader().evalset(name, QUICK_EVALUATION if quick else None)
-        expected = outputs_of(known.path, loader().runs(name, feeds), known.batch == "stacked")
+        feeds, labels = evaluation(known, QUICK_EVALUATION if quick else None)
+        expected = outputs_of(known.path, calls(known, feeds), known.batch == "stacked")
         return cls(known, quick, folder, feeds, labels, expected, {})
 
     def run(self, variant: Variant, draw: int) -> dict[str, Any]:
@@ -143,7 +165,7 @@ class Network:
         path, result = self.file(variant, draw)
         if "refused" in result or "failed" in result:
             return result
-        got = outputs_of(path, self._batches(), self.subject.batch == "stacked")
+        got = outputs_of(path, calls(self.subject, self.feeds), self.subject.batch == "stacked")
         given = {"method": None, "samples": len(next(iter(self._chosen(draw).values())))}  # where the tool does not say
         found = {**given, **result, **self._scored(got)}
         found |= {"bytes": path.stat().st_size, "weight_bytes": weight_bytes(path)}
@@ -154,7 +176,8 @@ class Network:
         key = variant.name, draw
         if key not in self.made:
             output = self.folder / f"{len(self.made)}.onnx"
-            self.made[key] = output, run_job(self._job(variant, draw, output))
+            job = self._job(variant, draw, output)
+            self.made[key] = output, stored_job(job) if variant.stored else run_job(job)
         return self.made[key]
 
     def _job(self, variant: Variant, draw: int, output: Path) -> Job:
@@ -179,10 +202,6 @@ class Network:
         path = self.folder / f"draw{draw}.npz"
         return path if path.exists() else save_samples(path, self._chosen(draw))
 
-    def _batches(self) -> Iterator[Mapping[str, Array]]:
-        batches: Iterator[Mapping[str, Array]] = loader().runs(self.subject.name, self.feeds)
-        return batches
-
     def _scored(self, got: Mapping[str, Array]) -> dict[str, Any]:
         found = figures(got, self.expected, self.labels)
         return {
@@ -194,7 +213,7 @@ class Network:
     def _latency(self, path: Path) -> dict[str, Any]:
         """``speed`` and ``speed_float`` (time of ptqc's int8 file and of the float model by that of ``path``)."""
         units = {"int8": self.file(INT8, 0)[0], "float": self.subject.path}
-        one = next(iter(loader().runs(self.subject.name, self.feeds, 1)))
+        one = next(iter(calls(self.subject, self.feeds, 1)))
         models = {unit: file for unit, file in units.items() if file.exists()} | {"this": path}
         timed = speeds(models, one, QUICK_SECONDS if self.quick else SECONDS)
         return {

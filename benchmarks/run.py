@@ -1,7 +1,7 @@
 """Measures and writes the tables: ``python -m benchmarks.run [--only images,zoo] [--models a,b] [--quick]``.
 
 Figures go to ``benchmarks/results``, from there into the tables of README.md and docs/benchmarks.md. ``--quick`` looks
-at few models and little data, prints and writes nothing. ``--only data-free`` and ``--only int4`` go on where an
+at few models and little data, prints and writes nothing. ``--only data-free``, ``int4`` and ``integer`` go on where an
 earlier run ended; ``--force`` measures anew.
 """
 
@@ -20,6 +20,10 @@ from benchmarks import (
     data_free_subjects,
     images,
     int4,
+    integer,
+    integer_proof,
+    integer_readings,
+    integer_speed,
     memory,
     results,
     tables,
@@ -28,15 +32,16 @@ from benchmarks import (
 from benchmarks.markdown import decibels
 
 DATA_FREE = "data-free"
-GROUPS = (DATA_FREE, int4.ALL)  # all sections whose names begin like that
+GROUPS = (DATA_FREE, int4.ALL, integer.ALL)  # all sections whose names begin like that
 TEXT_SEEDS = {"minilm_l6": 1, "pylm": 3}  # without data; the encoder takes minutes
-CONTINUED = (data_free.SECTION, *int4.RUNS)  # sections that keep what an earlier run measured
+CONTINUED = (data_free.SECTION, *int4.RUNS, *integer.SECTIONS)  # sections that keep what an earlier run measured
 
 
 def selected(section: str, quick: bool) -> tuple[str, ...]:
     """The models of a section."""
-    if section in int4.SECTIONS:
-        return int4.SECTIONS[section].selected(quick)
+    for found in (int4.SECTIONS, integer.SECTIONS):
+        if section in found:
+            return found[section].selected(quick)
     if section == "images":
         return images.QUICK if quick else images.MODELS
     if section == "zoo":
@@ -74,10 +79,12 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
         return [f"{name:24} {record['refused']}"]
     if "runs" in record:
         return [
-            f"{name:24} {source:20} seed {seed}: {found.get('failed') or data_free.brief(found)}"
+            f"{name:24} {source:20} seed {seed}: {told(found)}"
             for source, seeds in record["runs"].items()
             for seed, found in seeds.items()
         ]
+    if "forms" in record:
+        return [f"{name:24} {integer_speed.brief(record)}"]
     if "rows" in record:
         return [f"{name:24} {row}" for row in record["rows"]]
     if "commands" in record or "correlations" in record:
@@ -89,6 +96,15 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
     if "peaks" in record:
         return [f"{name:24} peaks {record['peaks']} same bytes: {record['same_bytes']}"]
     return [f"{name:24} {variant:24} {line(found)}" for variant, found in record["variants"].items()]
+
+
+def told(found: dict[str, Any]) -> str:
+    """The figures of one run, whatever section it is of."""
+    if "refused" in found or "failed" in found:
+        return str(found.get("refused") or found["failed"])
+    if "verdict" in found:
+        return integer_proof.brief(found)
+    return integer_readings.brief(found) if "codes_differ" in found else data_free.brief(found)
 
 
 def line(found: dict[str, Any]) -> str:
@@ -111,11 +127,12 @@ def say(text: str) -> None:
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free, int4.")
+@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free, int4, integer.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
-@click.option("--force", is_flag=True, help="Measure again what data-free or int4 has measured before.")
+@click.option("--force", is_flag=True, help="Measure again what data-free, int4 or integer has measured before.")
+@click.option("--draws", default=int4.DRAWS, help="Of calibration images for the accuracy of integer-only models.")
 @click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
-def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) -> None:
+def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tables: bool) -> None:
     """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     names, sections = ([part for part in text.split(",") if part] for text in (models, only))
@@ -128,7 +145,7 @@ def main(models: str, only: str, quick: bool, force: bool, only_tables: bool) ->
         "data-free-text": measure_text_without_data,
         "data-free-sensitivity": data_free_sensitivity.measure,
         "data-free-cost": data_free_costs.measure,
-        **{name: section.measure for name, section in int4.SECTIONS.items()},
+        **{name: section.measure for name, section in {**int4.SECTIONS, **integer.sections(draws)}.items()},
     }
     unknown = [section for section in sections if section not in measures and section not in GROUPS]
     if unknown:
