@@ -175,8 +175,9 @@ def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
     """What is proven of an integer-only model, and how far the runtime keeps to it."""
     if not found.proven:
         return [("integer-only", f"NOT PROVEN: {printable('; '.join(found.failures), 400)}")]
-    islands = f", but for {len(found.islands)} allowed nodes in float" if found.islands else " from entry to exit"
-    rows = [("integer-only", f"proven{islands}: {found.proofs} claims, {found.bounds} bounds for every input")]
+    islands = f", but for {len(found.islands)} allowed in float" if found.islands else " from entry to exit"
+    claims = f"{found.proofs} claim{'' if found.proofs == 1 else 's'}"
+    rows = [("integer-only", f"proven{islands}: {claims}, {found.bounds} bounds for every input")]
     if found.inputs:
         qdq = found.unfused is not None
         sides = "the QDQ reading and fused execution" if qdq else "the integer meaning and the runtime"

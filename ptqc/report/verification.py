@@ -45,7 +45,7 @@ def verdict_panel(certificate: "Certificate", deviations: Sequence[str] = (), ag
 def verification_rows(certificate: "Certificate") -> list[tuple[str, str]]:
     """Label and sentence: what the numbers mean, which engines, how many inputs."""
     rows = [("arithmetic", _arithmetic(certificate))]
-    if certificate.scales:
+    if certificate.scales and certificate.static.holds:
         rows.append(("scales", _scales(certificate)))
     comparison = certificate.comparison
     if comparison is not None:
@@ -78,8 +78,8 @@ def proof_table(certificate: "Certificate") -> "Table":
     table = plain_table("Proofs", ("claim", False), ("proven", True), ("", False))
     obstacles = [obstacle for obstacle in static.obstacles if not obstacle.allowed]
     islands = len(static.obstacles) - len(obstacles)
-    state = f"{len(obstacles)} nodes are not" if obstacles else "yes"
-    table.add_row("no float between the doors", state, f"{islands} allowed islands" if islands else "")
+    state = "no" if obstacles else "yes"
+    table.add_row("no float between the doors", state, f"but for {counted(islands, 'allowed node')}" if islands else "")
     table.add_row(
         "divisions", str(len(static.divisions)), "by a bounded positive number each" if static.divisions else ""
     )
@@ -147,9 +147,9 @@ def _arithmetic(certificate: "Certificate") -> str:
     static = certificate.static
     obstacles = [obstacle for obstacle in static.obstacles if not obstacle.allowed]
     if obstacles:
-        return f"{len(obstacles)} nodes compute in float or have no integer meaning"
-    divisions = f", {len(static.divisions)} divisions" if static.divisions else ", no division"
-    islands = f"; {len(static.obstacles)} nodes in float are allowed" if static.obstacles else ""
+        return f"{counted(len(obstacles), 'node')} without integer meaning: float, or no known operator"
+    divisions = f", {counted(len(static.divisions), 'division')}" if static.divisions else ", no division"
+    islands = f"; {counted(len(static.obstacles), 'node')} allowed in float" if static.obstacles else ""
     return f"integers from entry to exit{divisions}{islands}"
 
 
@@ -163,6 +163,11 @@ def _scales(certificate: "Certificate") -> str:
 
 def _engines(certificate: "Certificate") -> Sequence[Any]:
     return certificate.comparison.engines if certificate.comparison else ()
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:
