@@ -4,7 +4,7 @@ A whole network rarely brings an accumulator far inside it to a tie. Here every 
 with all codes there are, and every requantization at all accumulators where its result changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,15 +50,18 @@ def same_steps(program: Program, portable: Program, bounds: Bounds) -> tuple[Pro
 
     Args:
         program: of the fast form; ``bounds`` are its own.
-        portable: of the portable form. Steps that it does not have by their names are left out: what leaves the model
-            is compared when it runs.
+        portable: of the portable form. Steps whose inputs and output it does not have by their names are left out:
+            what leaves the model is compared when it runs.
     """
-    found = []
+    found = list(_exits(program, portable))
     made = {name: step for step in portable.steps for name in (step.output, *_outputs(step))}
+    leaving = {door.real: door.codes for door in portable.exits}
+    other_names = {door.codes: leaving[door.real] for door in program.exits if door.real in leaving}
     for step in program.steps:
-        if step.carrier is Carrier.INTEGER or isinstance(step, Operator) or step.output not in made:
+        output = step.output if step.output in made else other_names.get(step.output, "")
+        if step.carrier is Carrier.INTEGER or isinstance(step, Operator) or output not in made:
             continue
-        part = _part(step, program, portable, made)
+        part = _part(step, output, program, portable, made)
         if part is not None and (proof := _compared(step, part, program, bounds)) is not None:
             found.append(proof)
     return tuple(found)
@@ -74,15 +77,27 @@ def _compared(step: Step, part: Program, program: Program, bounds: Bounds) -> Pr
     return Proof(PORTABLE, step.node, not complaint, {}, complaint or "all results agree")
 
 
-def _part(step: Step, program: Program, portable: Program, made: Mapping[str, Step]) -> Program | None:
-    """What ``portable`` has between the inputs of ``step`` and its output; None where other tensors go in."""
-    wanted, seen = [step.output], set()
+def _exits(program: Program, portable: Program) -> Iterator[Proof]:
+    """Whether codes leave both forms with the same scales."""
+    doors = {door.real: door for door in portable.exits}
+    for door in program.exits:
+        other = doors.get(door.real)
+        if other is None or door.scale is None:
+            continue
+        same = door.type == other.type and _equal(door.scale, other.scale) and _equal(door.zero_point, other.zero_point)
+        reason = "" if same else f"output '{door.real}' of the portable form has another type, scale or zero point"
+        yield Proof(PORTABLE, other.node or door.real, same, {}, reason or "scale and zero point are the same")
+
+
+def _part(step: Step, output: str, program: Program, portable: Program, made: Mapping[str, Step]) -> Program | None:
+    """What ``portable`` has between the inputs of ``step`` and ``output``; None where other tensors go in."""
+    wanted, seen = [output], set()
     inputs: dict[str, None] = {}
     while wanted:
         name = wanted.pop()
         if name in portable.constants or name in seen or not name:
             continue
-        if name != step.output and (name in program.tensors or name not in made):
+        if name != output and (name in program.tensors or name not in made):
             inputs[name] = None
             continue
         seen.add(name)
@@ -91,10 +106,10 @@ def _part(step: Step, program: Program, portable: Program, made: Mapping[str, St
         return None
     steps = tuple(one for one in portable.steps if one.output in seen or set(_outputs(one)) & seen)
     types = {name: portable.tensors[name].type for name in inputs if name in portable.tensors}
-    if len(types) < len(inputs) or step.output not in portable.tensors:
+    if len(types) < len(inputs) or output not in portable.tensors:
         return None
     doors = tuple(Door("", name, name, types[name]) for name in inputs)
-    exits = (Door("", step.output, step.output, portable.tensors[step.output].type),)
+    exits = (Door("", output, output, portable.tensors[output].type),)
     return replace(portable, entries=doors, exits=exits, steps=steps, obstacles=())
 
 
@@ -103,9 +118,8 @@ def _codes(step: Step, part: Program, program: Program) -> str | None:
     feeds = _all_codes(step, program, tuple(door.codes for door in part.entries))
     if feeds is None:
         return None
-    exits = part.exits
-    alone = replace(program, entries=part.entries, exits=exits, steps=(step,), obstacles=())
-    expected, found = (run(_without_shapes(one), feeds)[step.output] for one in (alone, part))
+    alone = replace(program, entries=part.entries, exits=part.exits, steps=(step,), obstacles=())
+    expected, found = (run(_without_shapes(one), feeds)[part.exits[0].codes] for one in (alone, part))
     if expected.shape != found.shape:
         return f"the portable operators give shape {found.shape} where {expected.shape} is meant"
     unequal = np.flatnonzero(expected.ravel() != found.ravel())
@@ -142,18 +156,21 @@ def _all_codes(step: Step, program: Program, names: tuple[str, ...]) -> dict[str
 def _product(step: Product, part: Program, bounds: Bounds) -> str | None:
     """Compares weights, and what becomes of accumulators; None where another operator makes them."""
     heads = [one for one in part.steps if isinstance(one, Operator) and one.operator == HEADS[step.operator]]
-    if len(heads) != 1 or step.requantization is None or step.weights is None or heads[0].inputs[0] != step.inputs[0]:
+    turned = step.weights is None and any(int(step.attributes.get(name, 0)) for name in ("transA", "transB"))
+    if len(heads) != 1 or heads[0].inputs[: len(step.inputs)] != step.inputs or turned:
         return None
     complaint = _other_product(step, heads[0], part.constants)
     if complaint:
         return complaint
-    sums = _sums(step, step.requantization, bounds)
-    shape = (len(sums), -1, *[1] * (step.weights.ndim - 2)) if step.operator == "Conv" else (len(sums), -1)
+    sums, head = _sums(step, bounds), heads[0].output
+    rank = 2 if step.operator != "Conv" or step.weights is None else step.weights.ndim
     bias = 0 if step.bias is None else step.bias
-    entry = Door("", heads[0].output, heads[0].output, "int32")
-    rest = replace(part, entries=(entry,), steps=tuple(one for one in part.steps if one is not heads[0]))
-    found = run(_without_shapes(rest), {heads[0].output: (sums - bias).reshape(shape)})[step.output].reshape(sums.shape)
-    expected = _requantized(sums, step.requantization)
+    rest = replace(
+        part, entries=(Door("", head, head, "int32"),), steps=tuple(one for one in part.steps if one is not heads[0])
+    )
+    fed = (sums - bias).reshape(*sums.shape, *[1] * (rank - 2))
+    found = run(_without_shapes(rest), {head: fed})[part.exits[0].codes].reshape(sums.shape)
+    expected = sums if step.requantization is None else _requantized(sums, step.requantization)
     unequal = np.argwhere(found != expected)
     if not unequal.size:
         return ""
@@ -166,19 +183,19 @@ def _product(step: Product, part: Program, bounds: Bounds) -> str | None:
 
 def _other_product(step: Product, head: Operator, constants: Mapping[str, Array]) -> str:
     """How the integer product differs from the one that is meant; empty where it does not."""
-    assert step.weights is not None
-    given = [constants.get(name) for name in head.inputs[1:]] + [None, None, None]
-    weights, zero, weight_zero = given[:3]
-    meant = step.weights.T if step.operator == "Gemm" and int(step.attributes.get("transB", 0)) else step.weights
-    if weights is None or weights.shape != meant.shape or not np.array_equal(weights, meant):
+    weights = constants.get(head.inputs[1])
+    zero, weight_zero = ([constants.get(name) for name in head.inputs[2:]] + [None, None])[:2]
+    meant = step.weights
+    if meant is not None and step.operator == "Gemm" and int(step.attributes.get("transB", 0)):
+        meant = meant.T
+    if (weights is None) != (meant is None) or (meant is not None and not np.array_equal(np.asarray(weights), meant)):
         return "the portable form has other weights"
-    if int(np.max(zero if zero is not None else 0)) != step.zero_points[0]:
+    if not (np.asarray(0 if zero is None else zero) == step.zero_points[0]).all():
         return "the portable form has another zero point of the input"
     if not (np.asarray(0 if weight_zero is None else weight_zero) == step.zero_points[1]).all():
-        return "the portable form has other zero points of weights"
-    if step.operator == "Conv" and _geometry(step.attributes, meant.ndim - 2) != _geometry(
-        head.attributes, meant.ndim - 2
-    ):
+        return "the portable form has other zero points of the second factor"
+    rank = 0 if meant is None else meant.ndim - 2
+    if step.operator == "Conv" and _geometry(step.attributes, rank) != _geometry(head.attributes, rank):
         return "the portable form has other strides, pads, dilations or groups"
     return ""
 
@@ -189,20 +206,21 @@ def _geometry(attributes: Mapping[str, Any], rank: int) -> tuple[object, ...]:
     return strides, dilations, pads, attributes.get("auto_pad", "NOTSET"), int(attributes.get("group", 1))
 
 
-def _sums(step: Product, how: Requantization, bounds: Bounds) -> Array:
+def _sums(step: Product, bounds: Bounds) -> Array:
     """Accumulators [P, O] at and beside every tie of each channel, at the ends of their bounds and at random."""
-    assert step.weights is not None
-    total, numbers = bounds.sums[step.output].total, Dyadic.of(how.scale)
-    rows = 0 if step.operator == "Conv" or int(step.attributes.get("transB", 0)) else -1
-    outputs = step.weights.shape[rows]
+    total, how = bounds.sums[step.output].total, step.requantization
+    outputs = total.low.size if how is None else max(total.low.size, how.scale.size)
     low, high = (np.broadcast_to(end, outputs).astype(np.int64) for end in (total.low, total.high))
-    multiplier = np.broadcast_to(numbers.multiplier, outputs).astype(object)
-    results = np.arange(how.type.qmin - OUTSIDE, how.type.qmax + OUTSIDE + 1) - how.zero_point
-    ties = (2 * results.astype(object) + 1)[:, None] * ((1 << numbers.shift) // 2) // multiplier
-    points = np.concatenate([ties + beside for beside in BESIDE])
     chance = np.random.default_rng(0).integers(low, high, (RANDOM, outputs), endpoint=True)
-    clipped = np.minimum(np.maximum(points, low.astype(object)), high.astype(object)).astype(np.int64)
-    return np.concatenate([clipped, chance, low[None], high[None]])
+    found = [chance, low[None], high[None]]
+    if how is not None:
+        numbers = Dyadic.of(how.scale)
+        multiplier = np.broadcast_to(numbers.multiplier, outputs).astype(object)
+        results = np.arange(how.type.qmin - OUTSIDE, how.type.qmax + OUTSIDE + 1) - how.zero_point
+        ties = (2 * results.astype(object) + 1)[:, None] * ((1 << numbers.shift) // 2) // multiplier
+        points = np.concatenate([ties + beside for beside in BESIDE])
+        found.append(np.minimum(np.maximum(points, low.astype(object)), high.astype(object)).astype(np.int64))
+    return np.concatenate(found)
 
 
 def _requantized(sums: Array, how: Requantization) -> Array:
@@ -216,6 +234,10 @@ def _requantized(sums: Array, how: Requantization) -> Array:
 def _without_shapes(program: Program) -> Program:
     """Shapes are those of what is fed here."""
     return replace(program, tensors={name: TensorInfo(info.type) for name, info in program.tensors.items()})
+
+
+def _equal(one: Array | None, other: Array | None) -> bool:
+    return one is not None and other is not None and np.array_equal(np.ravel(one), np.ravel(other))
 
 
 def _outputs(step: Step) -> tuple[str, ...]:

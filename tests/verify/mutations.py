@@ -329,6 +329,7 @@ PORTABLE = (
     Fault(integer_bias_off, 3, static=False),
     Fault(integer_weight_off, 3, static=False),
     Fault(input_zero_point_off, 3, static=False),
+    Fault(exit_scale_off, 1, static=False),
     Fault(multiplier_overflows, 4),
     Fault(clip_left_out, 4),
     Fault(offset_too_small, 4),
