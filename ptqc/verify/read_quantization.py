@@ -21,8 +21,11 @@ from ptqc.verify.read_values import (
 )
 from ptqc.verify.reading import Pending, Reading
 
-# Operators that the runtime removes where they change nothing.
-IDLE = ("Identity", "Dropout", "Expand", "Slice")
+# Operators that the runtime removes, cancels or moves elsewhere.
+PUSHED = (
+    *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"),
+    *("Expand", "Tile", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth", "Resize"),
+)
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -134,21 +137,27 @@ def _requantize(reading: Reading, node: ir.Node, value: ir.Value, real: Real, re
 
 
 def _merged(value: ir.Value, quantize: ir.Node) -> bool:
-    """Whether onnxruntime merges the pair in front of ``quantize`` with that behind it (DoubleQDQPairsRemover)."""
+    """Whether the runtime may merge the pair in front of ``quantize`` with that behind it.
+
+    onnxruntime's DoubleQDQPairsRemover does where one follows the other, also where other rewrites have first
+    cancelled or moved what only moves codes in between.
+    """
     if not any(is_op(reader, "DequantizeLinear") for reader in consumers(quantize.outputs[0])):
         return False
-    for operator in ("DequantizeLinear", "QuantizeLinear"):
-        if single_consumer(value) is None:
-            return False
-        while (node := value.producer()) is not None and is_op(node, *IDLE):
-            source = node.inputs[0]
-            if source is None or single_consumer(source) is None or shape_of(source) != shape_of(value):
-                break
-            value = source
-        if node is None or not is_op(node, operator) or node.inputs[0] is None:
-            return False
-        value = node.inputs[0] if operator == "DequantizeLinear" else value
-    return True
+    dequantize = _behind_moves(value)
+    if dequantize is None or not is_op(dequantize, "DequantizeLinear") or dequantize.inputs[0] is None:
+        return False
+    first = _behind_moves(dequantize.inputs[0])
+    return first is not None and is_op(first, "QuantizeLinear")
+
+
+def _behind_moves(value: ir.Value) -> ir.Node | None:
+    """The node that computes what ``value`` moves."""
+    node = value.producer()
+    while node is not None and is_op(node, *PUSHED):
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    return node
 
 
 def _quantized(array: Array, result: Parameters, name: str) -> Codes:

@@ -205,7 +205,7 @@ class Reading:
                 self._states[output] = Floats(name)
 
     def _type_of_codes(self, node: ir.Node) -> str | None:
-        """Element type that an operator of onnxruntime on codes gives, where inference does not know it: as it takes."""
+        """Element type of the codes that an operator of onnxruntime gives: the one that it takes; None of others."""
         if not node.op_type.startswith("QLinear"):
             return None
         states = [self.state(value) for value in node.inputs if value is not None]

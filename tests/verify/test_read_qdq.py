@@ -103,10 +103,17 @@ def test_requantization_is_a_concat_of_one():
     assert door.codes == "c" and float(door.scale) == 0.125
 
 
-@pytest.mark.parametrize("between", ["Identity(r)", "Expand(r, ones)"])
+MERGED = {
+    "nothing": "[move] u = Identity(r)",
+    "what changes nothing": "[move] u = Expand(r, ones)",
+    "what cancels": "[move] v = Transpose<perm = [0,1,3,2]>(r) [back] u = Transpose<perm = [0,1,3,2]>(v)",
+}
+
+
+@pytest.mark.parametrize("between", MERGED)
 def test_pairs_that_the_runtime_merges(between):
     """It gives their pair a scale of its own: what comes out is not what either pair says."""
-    model = text_model(graph(f"[move] u = {between}", "int64[4] ones = {1, 1, 1, 1}"))
+    model = text_model(graph(MERGED[between], "int64[4] ones = {1, 1, 1, 1}"))
     found = reasons(read_program(model))
     assert list(found) == ["quantize"] and "one pair with another scale" in found["quantize"]
     fused, plain = (
@@ -141,13 +148,22 @@ MOVED = """int64[4] shape = {0,4,9,4}, int64[1] i1 = {1}, int64[1] i3 = {3}, flo
 
 
 @pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("same", [True, False])
-def test_moves_are_on_codes(move, same):
-    model = text_model(graph(f"[move] u = {MOVES[move]}", MOVED, SAME if same else LEAVE))
-    program = check_against_runtime(model, level="none")
+def test_moves_are_on_codes(move):
+    model = text_model(graph(f"[move] u = {MOVES[move]}", MOVED, SAME))
+    for level in ("none", "all"):
+        program = check_against_runtime(model, level)
     last = program.steps[-1]
-    assert last.output == "c" and isinstance(last, Operator if same else ConcatCodes)
-    assert last.carrier is Carrier.QDQ
+    assert (last.output, last.carrier) == ("c", Carrier.QDQ) and isinstance(last, Operator)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_moves_to_another_scale(move):
+    """Behind codes that no QuantizeLinear wrote; else the runtime might merge two pairs."""
+    nodes = f"[most] m = Max(q, zt) [dm] r = DequantizeLinear(m, s, z) [move] u = {MOVES[move]}"
+    text = f"{HEAD} <COMMON, {MOVED}> {{ [enter] q = QuantizeLinear(x, s, z) {nodes} {LEAVE} }}"
+    for level in ("none", "all"):
+        program = check_against_runtime(text_model(text), level)
+    assert isinstance(program.steps[-1], ConcatCodes)
 
 
 def test_moves_between_dequantizing_and_its_reader():
