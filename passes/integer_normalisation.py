@@ -5,7 +5,7 @@ keeps: that a difference is not negative, a sum not zero, a quotient not large.
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ QUOTIENT_BITS = 16  # of the fraction of a normalised element
 GAIN_BITS, OFFSET_BITS, MOST_SHIFT = 13, 29, 28  # so that gain * quotient + offset is rounded in 32 bits
 SQUARES_BITS = 59  # of the sum of squares, and of what epsilon adds to it: their root has 30 bits
 RAISED = 30  # most and least h
-NEWTON_STEPS = 6
+NEWTON_STEPS = 4
 MEAN_BITS = 16  # of the multiplier of a mean
 
 
@@ -108,7 +108,8 @@ def lower_layer_normalization(region: Region, writer: IntegerWriter) -> list[ir.
     wide = writer.cast(centred, INT64, hint)
     axes = writer.constant("axes", numbers.axes)
     squares = writer.op("Mul", [wide, wide], hint, INT64, shape)
-    squares = writer.op("ReduceSum", [squares, axes], hint, INT64, keepdims=1)
+    reduced = _reduced_shape(shape, numbers.axes)
+    squares = writer.op("ReduceSum", [squares, axes], hint, INT64, reduced, keepdims=1)
     squares = writer.add(squares, numbers.epsilon, hint)
     root = square_root(writer, squares, numbers.greatest_square, hint)
     raised = writer.times(wide, np.asarray(1 << QUOTIENT_BITS), INT64, hint)
@@ -195,6 +196,11 @@ def _centred(region: Region, writer: IntegerWriter, source: QuantParams, numbers
     return writer.add(shifted, -offset, hint)
 
 
+def _reduced_shape(shape: ir.Shape | None, axes: Array) -> ir.Shape | None:
+    """``shape`` where the last ``axes`` have been summed over."""
+    return None if shape is None else ir.Shape([*shape[: -axes.size], *[1] * axes.size])
+
+
 def square_root(writer: IntegerWriter, values: ir.Value, bound: int, hint: str) -> ir.Value:
     """isqrt of docs/arithmetic.md: the greatest integer whose square is at most each of ``values``.
 
@@ -203,21 +209,25 @@ def square_root(writer: IntegerWriter, values: ir.Value, bound: int, hint: str) 
         bound: below 2^60, as Min and Max of int64 are right for numbers of 32 bits only (docs/arithmetic.md).
     """
     powers = np.asarray([4**j for j in range((bound.bit_length() + 1) // 2)], np.int64)
-    reached = writer.op("GreaterOrEqual", [values, writer.constant("powers_of_four", powers)], hint, ir.DataType.BOOL)
-    counted = writer.op("Cast", [reached], hint, INT32, to=int(INT32))
+    shape = None if values.shape is None else ir.Shape([*values.shape[:-1], powers.size])
+    fours = writer.constant("powers_of_four", powers)
+    reached = writer.op("GreaterOrEqual", [values, fours], hint, ir.DataType.BOOL, shape)
+    counted = writer.op("Cast", [reached], hint, INT32, shape, to=int(INT32))
     last = writer.constant("axes", np.asarray([-1], np.int64))
-    half_bits = writer.op("ReduceSum", [counted, last], hint, INT32, keepdims=1)
-    starts = writer.constant("powers_of_two", np.asarray([2**j for j in range(powers.size + 1)], np.int64))
-    root = writer.op("Gather", [starts, half_bits], hint, INT64, axis=0)
+    half_bits = writer.op("ReduceSum", [counted, last], hint, INT32, values.shape, keepdims=1)
+    starts = np.rint(np.sqrt(0.5) * 2.0 ** np.arange(powers.size + 1)).astype(np.int64)
+    root = writer.op("Gather", [writer.constant("starts", starts), half_bits], hint, INT64, values.shape, axis=0)
     two = writer.number("integer", 2, INT64)
     for _ in range(NEWTON_STEPS):
-        quotient = writer.op("Div", [values, root], hint, INT64)
-        halved = writer.op("Div", [writer.op("Add", [root, quotient], hint, INT64), two], hint, INT64)
-        root = _at_least(writer, writer.op("Min", [root, halved], hint, INT64), 1, hint)
-    square = writer.op("Mul", [root, root], hint, INT64)
-    above = writer.op("Greater", [square, values], hint, ir.DataType.BOOL)
-    excess = writer.op("Cast", [above], hint, INT64, to=int(INT64))
-    return _at_least(writer, writer.op("Sub", [root, excess], hint, INT64), 1, hint)
+        quotient = writer.op("Div", [values, root], hint, INT64, values.shape)
+        total = writer.add(writer.op("Add", [root, quotient], hint, INT64, values.shape), 1, hint)
+        root = writer.op("Div", [total, two], hint, INT64, values.shape)
+    most = writer.number("root", isqrt(bound) + 1, INT64)
+    root = writer.op("Min", [root, most], hint, INT64, values.shape)
+    square = writer.op("Mul", [root, root], hint, INT64, values.shape)
+    above = writer.op("Greater", [square, values], hint, ir.DataType.BOOL, values.shape)
+    excess = writer.op("Cast", [above], hint, INT64, values.shape, to=int(INT64))
+    return _at_least(writer, writer.op("Sub", [root, excess], hint, INT64, values.shape), 1, hint)
 
 
 def lower_reduce_mean(region: Region, writer: IntegerWriter) -> list[ir.Value]:

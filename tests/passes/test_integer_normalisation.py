@@ -11,6 +11,8 @@ from ptqc.core.dyadic import nearest_dyadic, round_shift
 from ptqc.core.types import UINT8, Array, QuantType
 from ptqc.passes.base import PassContext, Rewrites
 from ptqc.passes.lower_to_integers import LowerToIntegers
+from ptqc.verify.bounds import find_bounds
+from ptqc.verify.read import read_program
 from tests.passes.integer_networks import QDQBuilder, run
 from tests.verify.reference import layer_normalization, normalisation, softmax, softmax_of_wide
 
@@ -44,6 +46,8 @@ def codes_of(
     for model in models:
         inner = [node for node in model.graph if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
         assert inner and not any(value.dtype in FLOAT for node in inner for value in node.outputs)
+        program = read_program(model)
+        assert program.complete and all(finding.holds for finding in find_bounds(program).findings)
     feeds = {"x_in": (np.float32(scale) * (codes - zero_point)).astype(np.float32)}
     found = [run(models[0], feeds, engine)[0] for engine in ENGINES]
     found += [run(models[1], feeds, engine)[0] for engine in ENGINES[:2]]

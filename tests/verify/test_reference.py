@@ -15,9 +15,11 @@ from tests.verify.reference import (
 
 def test_newton_finds_every_root() -> None:
     small = np.arange(1, 1 << 16, dtype=np.int64)
-    roots = np.arange(1, 1 << 12, dtype=np.int64) * 741_377  # up to 3e9: squares up to 2^63
-    edges = np.concatenate([roots**2 - 1, roots**2, roots**2 + 1])
-    random = np.random.default_rng(0).integers(1, 1 << 62, 5000) >> np.random.default_rng(1).integers(0, 62, 5000)
+    roots = np.concatenate([np.arange(1, 1 << 12, dtype=np.int64) * 262_000, (1 << 30) - np.arange(1, 1000)])
+    powers = np.int64(1) << np.arange(60)
+    edges = np.concatenate([roots**2 - 1, roots**2, roots**2 + 1, roots**2 + 2 * roots, powers, powers - 1, powers + 1])
+    edges = np.clip(edges, 1, (1 << 60) - 1)
+    random = np.random.default_rng(0).integers(1, 1 << 60, 5000) >> np.random.default_rng(1).integers(0, 60, 5000)
     for values in (small, edges, np.maximum(random, 1)):
         assert np.array_equal(square_root_by_newton(values), square_root(values))
 
