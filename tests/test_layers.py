@@ -33,7 +33,10 @@ WITHOUT_TORCH = (
     "ptqc.rounding",
     *(
         f"ptqc.rounding.{name}"
-        for name in "apply bias checkpoint expected_time hqq layer matrices nearest rows scales squant".split()
+        for name in (
+            "apply averages bias checkpoint expected_time hqq layer matrices multiplier_rules multipliers nearest rows "
+            "scales squant"
+        ).split()
     ),
 )
 
