@@ -33,7 +33,7 @@ from ptqc.verify.prove import prove
 from ptqc.verify.ties import conv_geometry
 
 HEADS = {"Conv": "ConvInteger", "Gemm": "MatMulInteger", "MatMul": "MatMulInteger"}
-BESIDE = (-1, 0, 1)  # neighbours of a tie
+SAFE_SHIFT = 50  # up to it 2^c times the codes fits int64
 OUTSIDE = 2  # ties beyond the last code
 RANDOM = 64
 BYTES = ("uint8", "int8")
@@ -207,7 +207,7 @@ def _geometry(attributes: Mapping[str, Any], rank: int) -> tuple[object, ...]:
 
 
 def _sums(step: Product, bounds: Bounds) -> Array:
-    """Accumulators [P, O] at and beside every tie of each channel, at the ends of their bounds and at random."""
+    """Accumulators [P, O] at every tie of each channel and beside it, at the ends of their bounds and at random."""
     total, how = bounds.sums[step.output].total, step.requantization
     outputs = total.low.size if how is None else max(total.low.size, how.scale.size)
     low, high = (np.broadcast_to(end, outputs).astype(np.int64) for end in (total.low, total.high))
@@ -215,11 +215,11 @@ def _sums(step: Product, bounds: Bounds) -> Array:
     found = [chance, low[None], high[None]]
     if how is not None:
         numbers = Dyadic.of(how.scale)
-        multiplier = np.broadcast_to(numbers.multiplier, outputs).astype(object)
-        results = np.arange(how.type.qmin - OUTSIDE, how.type.qmax + OUTSIDE + 1) - how.zero_point
-        ties = (2 * results.astype(object) + 1)[:, None] * ((1 << numbers.shift) // 2) // multiplier
-        points = np.concatenate([ties + beside for beside in BESIDE])
-        found.append(np.minimum(np.maximum(points, low.astype(object)), high.astype(object)).astype(np.int64))
+        kind = np.int64 if numbers.shift <= SAFE_SHIFT else object
+        multiplier = np.broadcast_to(numbers.multiplier, outputs).astype(kind)
+        results = np.arange(how.type.qmin - OUTSIDE, how.type.qmax + OUTSIDE + 1).astype(kind) - how.zero_point
+        ties = (2 * results + 1)[:, None] * ((1 << numbers.shift) // 2) // multiplier  # rounded down
+        found += [np.clip(points, low.astype(kind), high.astype(kind)).astype(np.int64) for points in (ties, ties + 1)]
     return np.concatenate(found)
 
 
