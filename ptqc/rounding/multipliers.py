@@ -8,12 +8,13 @@ import numpy as np
 from ptqc.core.dyadic import FLOAT_BITS, MOST_SHIFT, product_multiplier, snap_scale
 from ptqc.core.types import Array
 
-MOST_WHOLE = 16  # a multiplier is below 2 to this: so large a one saturates whatever is multiplied
+MOST_WHOLE = 40  # a multiplier is below 2 to this: so large a one saturates whatever is multiplied
 # A scale this share too small clips hardly a weight of 8 bits; a coarser grid gives the next greater one, as clipping
 # costs more than resolution.
 CLIPPING = 1.0 / 128
 MARGIN = 1.02  # of estimated sums, as rounding makes them greater or less
 STRICTER = 1.1  # times the estimate where rounded weights exceeded it
+MOST_TRIES = 30  # one or two do, unless scales are beyond reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,12 @@ def _grid_of(input_scale: float, output_scale: float, bits: int, most_shift: int
     snapped = snapped[np.isfinite(snapped)]
     # A factor of a power of two goes through all of float32's roundings, so that one octave is enough.
     shifts = 2.0 ** np.arange(-most_shift - bits, MOST_WHOLE)
-    scales = np.unique((snapped[:, None].astype(np.float64) * shifts).astype(np.float32))
-    numbers = product_multiplier(one, scales, out).astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):  # what float32 does not hold drops out
+        scales = np.unique((snapped[:, None].astype(np.float64) * shifts).astype(np.float32))
+        numbers = product_multiplier(one, scales, out).astype(np.float64)
     fractions = np.frexp(numbers)[0] * 2.0**bits
     exact = (numbers * 2.0**most_shift == np.rint(numbers * 2.0**most_shift)) & (fractions == np.rint(fractions))
-    found: Array = scales[exact & (numbers > 0) & (numbers < 2.0**MOST_WHOLE)]
+    found: Array = scales[exact & np.isfinite(scales) & (numbers > 0) & (numbers < 2.0**MOST_WHOLE)]
     if not len(found):
         return _grid_of(input_scale, output_scale, bits + 1, most_shift)
     found.flags.writeable = False

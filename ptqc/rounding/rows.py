@@ -13,7 +13,7 @@ from ptqc.graph.linear import Linear, linear_parts
 from ptqc.rounding.averages import is_average, round_average
 from ptqc.rounding.layer import LayerRequest, RoundedLayer
 from ptqc.rounding.matrices import array_to_matrix, from_matrix, is_matrix
-from ptqc.rounding.multipliers import AdmissibleScales
+from ptqc.rounding.multipliers import MOST_TRIES, AdmissibleScales
 from ptqc.rounding.scales import least_scales
 
 NARROW_FROM = 7  # bits from which the lowest code is left out: below, it is worth more than symmetry
@@ -70,7 +70,9 @@ def round_rows(model: ir.Model, plan: QuantPlan, request: LayerRequest, method: 
     kind = QuantType(form.bits, signed=True)
     rows = _rows(parts, plan, form, kind, request)
     scales, codes = method(rows)
-    while rows.scales is not None and (exceeded := rows.scales.exceeded(codes, scales, bias_of(parts))).any():
+    for _ in range(MOST_TRIES):
+        if rows.scales is None or not (exceeded := rows.scales.exceeded(codes, scales, bias_of(parts))).any():
+            break
         rows = replace(rows, scales=rows.scales.stricter(exceeded))
         scales, codes = method(rows)
     return _layer(parts, form, kind, scales, codes)

@@ -19,7 +19,7 @@ from ptqc.rounding.error_feedback import QuadraticForm
 from ptqc.rounding.layer import FEW_POSITIONS, TO_NEAREST
 from ptqc.rounding.levels import Levels
 from ptqc.rounding.moments import Moments
-from ptqc.rounding.multipliers import AdmissibleScales
+from ptqc.rounding.multipliers import MOST_TRIES, AdmissibleScales
 from ptqc.rounding.problem import FAST, GPTQ, SECOND_ORDER, Problem, Rounded, Settings, spread
 
 __all__ = ["FAST", "GPTQ", "SECOND_ORDER", "Settings", "Solution", "solve"]
@@ -128,7 +128,9 @@ def solve(
         scales,
     )
     solution = _solved(problem, formats, judge, finite)
-    while problem.scales is not None and (exceeded := _exceeded(problem.scales, solution)).any():
+    for _ in range(MOST_TRIES):
+        if problem.scales is None or not (exceeded := _exceeded(problem.scales, solution)).any():
+            break
         problem = replace(problem, scales=problem.scales.stricter(exceeded))
         solution = _solved(problem, formats, judge, finite)
     return solution

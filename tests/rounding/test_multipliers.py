@@ -78,6 +78,12 @@ def test_multipliers_too_small_for_the_shift_become_the_least_there_is() -> None
     assert rule.multipliers(found).tolist() == [2.0**-16] * 2
 
 
+def test_outputs_without_extent_leave_weights_as_they_are() -> None:
+    rule = MultiplierRule(1.0, 2.0**-30, 8, input_codes=(0, 255))
+    found = AdmissibleScales.of(rule, np.ones((2, 9)), np.zeros(2), np.zeros(2)).nearest(np.array([1 / 127, 1e30]))
+    assert found[0] == pytest.approx(1 / 127, rel=0.01) and found[1] < 1024
+
+
 def test_sums_of_an_exact_product_are_the_same_in_any_order() -> None:
     rng = np.random.default_rng(0)
     rule = MultiplierRule(2.0**-5, 2.0**-4, 8, input_codes=(-100, 155))
