@@ -40,12 +40,11 @@ def verified(model: ir.Model, source: Source, seed: int = 0) -> VerificationInfo
     forms = Forms(opened, program)
     inputs, codes, differing, unfused = 0, 0, 0, 0
     qdq = any(step.carrier is Carrier.QDQ for step in program.steps)
+    engines = [Engine("onnxruntime"), *([Engine("onnxruntime", level="none")] if qdq else [])]
     try:
         for feeds in _feeds(forms, source, seed) if program.complete else ():
-            wrong, count = count_differences(forms, Engine("onnxruntime"), feeds)
-            inputs, codes, differing = inputs + 1, codes + count, differing + wrong
-            if qdq:
-                unfused += count_differences(forms, Engine("onnxruntime", level="none"), feeds)[0]
+            (wrong, *others), count = count_differences(forms, engines, feeds)
+            inputs, codes, differing, unfused = inputs + 1, codes + count, differing + wrong, unfused + sum(others)
     except PtqcError as error:
         failures.append(str(error))
     if differing:

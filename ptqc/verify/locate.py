@@ -1,6 +1,6 @@
 """Finds the first node of a graph at which an engine leaves the integer meaning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from ptqc.core.errors import PtqcError
 from ptqc.core.types import Array
 from ptqc.verify.engines import Engine, Feeds, Forms, interpret, open_engine, output_names
-from ptqc.verify.program import Step
+from ptqc.verify.program import Carrier, Step
 
 MOST_TENSORS = 64  # that come out of one run
 
@@ -33,7 +33,7 @@ def locate(forms: Forms, engine: Engine, feeds: Feeds) -> Place | None:
     if engine.kind == "interpreter" or not forms.program.complete:
         return None
     try:
-        for step, expected, found in compared_tensors(forms, engine, feeds):
+        for step, expected, found in _compared(forms, engine, feeds, _expected(forms, feeds)):
             if (place := _place(step, expected, found)) is not None:
                 return place
     except PtqcError:
@@ -41,39 +41,52 @@ def locate(forms: Forms, engine: Engine, feeds: Feeds) -> Place | None:
     return None
 
 
-def count_differences(forms: Forms, engine: Engine, feeds: Feeds) -> tuple[int, int]:
-    """How many codes of all tensors inside differ from the interpreter's, and of how many.
+def count_differences(forms: Forms, engines: Sequence[Engine], feeds: Feeds) -> tuple[tuple[int, ...], int]:
+    """How many codes differ from the interpreter's on each engine, and of how many.
 
-    Raises PtqcError kinds where the engine or the interpreter does not run.
+    Compared are the tensors that float32 arithmetic carries in the file; those of integer operators have no freedom.
+
+    Raises PtqcError kinds where an engine or the interpreter does not run.
     """
-    differing, codes = 0, 0
-    for _, expected, found in compared_tensors(forms, engine, feeds):
-        codes += expected.size
-        same_shape = found.shape == expected.shape
-        differing += int((found.astype(np.int64) != expected).sum()) if same_shape else expected.size
-    return differing, codes
+    differing, expected = [], _expected(forms, feeds)
+    carried = [one for one in expected if one[0].carrier is not Carrier.INTEGER]
+    for engine in engines:
+        count = 0
+        for _, codes, found in _compared(forms, engine, feeds, carried):
+            same_shape = found.shape == codes.shape
+            count += int((found.astype(np.int64) != codes).sum()) if same_shape else codes.size
+        differing.append(count)
+    return tuple(differing), sum(codes.size for _, codes in carried)
 
 
-def compared_tensors(forms: Forms, engine: Engine, feeds: Feeds) -> Iterator[tuple[Step, Array, Array]]:
-    """Each step whose codes are a tensor of the graph, in order, with the interpreter's codes and the engine's."""
-    expected: dict[str, Array] = {}
-    order: list[Step] = []
+def _expected(forms: Forms, feeds: Feeds) -> list[tuple[Step, Array]]:
+    """Each step whose codes are a tensor inside the graph, in order, with the codes of the interpreter."""
+    found: list[tuple[Step, Array]] = []
+    present = {value.name for node in forms.model.graph for value in node.outputs}
+    inside = present.difference(output_names(forms.model))
 
     def observe(step: Step, values: Array) -> None:
-        order.append(step)
-        expected[step.output] = values
+        if step.output in inside:
+            found.append((step, values))
 
     interpret(forms, feeds, observe)
+    return found
+
+
+def _compared(
+    forms: Forms, engine: Engine, feeds: Feeds, expected: Sequence[tuple[Step, Array]]
+) -> Iterator[tuple[Step, Array, Array]]:
+    """Those of ``expected`` that the form of ``engine`` has, with its codes beside them."""
     model = forms.of(engine)
     outputs = output_names(model)
-    present = {value.name for node in model.graph for value in node.outputs}
-    steps = [step for step in order if step.output in present and step.output not in outputs]
+    present = {value.name for node in model.graph for value in node.outputs}.difference(outputs)
+    steps = [one for one in expected if one[0].output in present]
     for start in range(0, len(steps), MOST_TENSORS):
         part = steps[start : start + MOST_TENSORS]
-        names = [step.output for step in part]
+        names = [step.output for step, _ in part]
         values = open_engine(engine, forms, names)(feeds)[len(outputs) :]
-        for step, found in zip(part, values, strict=True):
-            yield step, expected[step.output], found
+        for (step, codes), found in zip(part, values, strict=True):
+            yield step, codes, found
 
 
 def _place(step: Step, expected: Array, found: Array) -> Place | None:
