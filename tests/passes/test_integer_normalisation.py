@@ -12,6 +12,7 @@ from ptqc.core.types import UINT8, Array, QuantType
 from ptqc.passes.base import PassContext, Rewrites
 from ptqc.passes.lower_to_integers import LowerToIntegers
 from ptqc.verify.bounds import find_bounds
+from ptqc.verify.engines import Engine, Forms, open_engine
 from ptqc.verify.read import read_program
 from tests.passes.integer_networks import QDQBuilder, run
 from tests.verify.reference import layer_normalization, normalisation, softmax, softmax_of_wide
@@ -229,3 +230,15 @@ def test_functions_of_one_tensor(kind: QuantType, wide: bool) -> None:
     limits = (-32768, 32767) if wide else (0, 255)
     coarse = 8 * scale * 1.13 / output[0] if kind.signed else 0
     assert np.abs(ours - np.clip(exact, *limits)).max() <= 0.501 + coarse
+
+
+def test_the_reference_evaluator_of_verify_reads_tables_as_the_fast_form_does() -> None:
+    net = QDQBuilder()
+    net.operator("Gelu", [net.input("x", ["N", 300], 2.0**-5, 118)], "y", 2.0**-5, 6)
+    (_, fast), _ = lowered(net, "y")
+    assert "GatherElements" in [node.op_type for node in fast.graph]
+    feeds = {"x_in": np.linspace(-5, 5, 600, dtype=np.float32).reshape(2, 300)}
+    forms = Forms(fast, read_program(fast))
+    kinds = [Engine("onnxruntime"), Engine("onnxruntime", level="none"), Engine("reference"), Engine("interpreter")]
+    found = [open_engine(engine, forms)(feeds)[0] for engine in kinds]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
