@@ -88,17 +88,25 @@ def kernels(model: Path) -> dict[str, Any]:
 
 
 def speeds(
-    models: Mapping[str, Path], feeds: Mapping[str, Array], seconds: float, threads: int = 1
+    models: Mapping[str, Path],
+    feeds: Mapping[str, Array],
+    seconds: float,
+    threads: int = 1,
+    most_rounds: int = MOST_ROUNDS,
+    warm: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of every model and its ratio to the first one, all interleaved in this process.
 
     CPU time of the calling thread, which with one thread does all the work: other processes disturb it little.
+    ``warm``: each model runs once untimed before each timed run, so that none profits from its neighbours in the round
+    leaving more of the caches to it.
 
     Returns for each name ``ms``, ``ms_low``, ``ms_high`` (median, quartiles), ``ratio`` (of medians), ``ratio_low``,
     ``ratio_high`` (quartiles over the rounds) and ``rounds``.
     """
     runs = [_runner(model, feeds, threads) for model in models.values()]
-    times = np.array(_rounds(runs, seconds, time.thread_time if threads == 1 else time.perf_counter)) * 1e3
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    times = np.array(_rounds(runs, seconds, clock, most_rounds, warm)) * 1e3
     ratios = times[:, :1] / times
     found = {}
     for index, name in enumerate(models):
@@ -119,14 +127,18 @@ def _runner(model: Path, feeds: Mapping[str, Array], threads: int) -> Callable[[
     return lambda: session.run(names, given)
 
 
-def _rounds(runs: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float]) -> list[list[float]]:
+def _rounds(
+    runs: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float], most: int, warm: bool
+) -> list[list[float]]:
     """Times [rounds, models]; every other round goes backwards."""
     rounds: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(rounds) < MOST_ROUNDS and (len(rounds) < FEWEST_ROUNDS or time.perf_counter() < end):
+    while len(rounds) < most and (len(rounds) < FEWEST_ROUNDS or time.perf_counter() < end):
         row = [0.0] * len(runs)
         order = range(len(runs)) if len(rounds) % 2 else reversed(range(len(runs)))
         for index in order:
+            if warm:
+                runs[index]()
             start = clock()
             runs[index]()
             row[index] = clock() - start

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data_free_tables, int4, int4_tables, results
+from benchmarks import data_free_tables, int4, int4_tables, integer, integer_tables, results
 from benchmarks.data import REPOSITORY
 from benchmarks.markdown import decibels, table, why_not
 from ptqc.graph.files import write_atomically
@@ -34,7 +34,7 @@ def replaced(text: str, marker: str, content: str) -> str:
     return f"{head}{start}\n{content}\n{end}{tail}"
 
 
-TIMED = ("images", "zoo", "text", int4.IMAGES, int4.TEXT)  # sections with ratios of latency
+TIMED = ("images", "zoo", "text", int4.IMAGES, int4.TEXT, integer.SPEED)  # sections with ratios of latency
 
 
 def origin(section: str, found: Record) -> str:
@@ -187,6 +187,7 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         "images-summary": ("images", images_summary),
         "data-free-summary": ("data-free-sources", data_free_tables.summary),
         "int4-summary": (int4.IMAGES, int4_tables.summary),
+        "integer-summary": (integer.ACCURACY, integer_tables.summary),
     },
     "docs/benchmarks.md": {
         "images": ("images", images_detail),
@@ -205,5 +206,9 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         int4.DATA_FREE: (int4.DATA_FREE, int4_tables.data_free),
         int4.FORMATS: (int4.FORMATS, int4_tables.formats),
         int4.TEXT: (int4.TEXT, int4_tables.text),
+        integer.PROOF: (integer.PROOF, integer_tables.proof),
+        integer.ACCURACY: (integer.ACCURACY, integer_tables.accuracy),
+        integer.SPEED: (integer.SPEED, integer_tables.speed),
+        integer.READINGS: (integer.READINGS, integer_tables.readings),
     },
 }
