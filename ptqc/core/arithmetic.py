@@ -24,7 +24,7 @@ def affine_params(low: float, high: float, kind: QuantType, even: bool = False) 
     Args:
         low, high: finite reals, low <= high.
         kind: integer type; its whole range of codes is used.
-        even: the zero point has to be even; the scale is as much greater as that needs.
+        even: the zero point has to be even; the scale is as much greater as that needs, up to half a code.
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     levels = kind.qmax - kind.qmin
@@ -38,15 +38,19 @@ def affine_params(low: float, high: float, kind: QuantType, even: bool = False) 
 
 
 def _even_params(low: float, high: float, kind: QuantType) -> QuantParams:
-    """Those of the two even zero points next to the best one that need the lesser scale."""
+    """Those of the two even zero points next to the best one that need the lesser scale.
+
+    Each end of a range with both signs may lack half a code, as where zero points are rounded to integers.
+    """
     wanted = kind.qmin - low / (high - low) * (kind.qmax - kind.qmin)
     below = 2 * math.floor(wanted / 2)
+    lacking = 0.5 if low < 0 < high else 0.0
     best: tuple[float, int] | None = None
     for zero_point in (below, below + 2):
-        down, up = zero_point - kind.qmin, kind.qmax - zero_point
-        if down < 0 or up < 0 or (down == 0 and low < 0) or (up == 0 and high > 0):
+        down, up = zero_point - kind.qmin + lacking, kind.qmax - zero_point + lacking
+        if zero_point < kind.qmin or zero_point > kind.qmax or (down == 0 and low < 0) or (up == 0 and high > 0):
             continue
-        needed = max(-low / down if down else 0.0, high / up if up else 0.0)
+        needed = max(-low / down if low < 0 else 0.0, high / up if high > 0 else 0.0)
         best = min(best or (needed, zero_point), (needed, zero_point))
     assert best is not None  # with two bits or more, one of the two is inside
     return QuantParams(kind, np.asarray(np.float32(best[0])), np.asarray(best[1], np.int64))
