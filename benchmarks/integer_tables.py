@@ -79,8 +79,8 @@ def proof(records: Record) -> str:
 
 def _proved(name: str, found: Found) -> list[str]:
     counts = inputs_of(found)
-    thorough = next((run for run in found if "proofs" in run), {})
-    static: Record = thorough.get("static", {})
+    thorough: Record = next((run for run in found if "proofs" in run), {})
+    static = thorough.get("static", {})
     shares = [f"{done} of {total}" for done, total in (thorough.get(key, (0, 0)) for key in ("proofs", "bounds"))]
     return [
         ", ".join(sorted({run["verdict"] for run in found})),
