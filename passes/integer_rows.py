@@ -24,7 +24,7 @@ def has_rows(region: Region) -> bool:
 
 
 def lower_to_rows(region: Region, writer: IntegerWriter) -> list[ir.Value]:
-    """Codes, or real numbers where nothing quantizes them, of a Gemm between pairs, with codes reshaped to its rows."""
+    """Codes of a Gemm between pairs, with codes reshaped to its rows."""
     node, hint = region.node, region.name
     data, weight, bias = region.inputs
     if data is None or weight is None or weight.array is None or bias is None:
@@ -36,11 +36,9 @@ def lower_to_rows(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     weights, biases = node.inputs[1], next(v for v in region.last.inputs if v is not node.outputs[0])
     shape = ir.Shape([None, width[1]])
     found = writer.op("Gemm", [real, weights, biases], hint, ir.DataType.FLOAT, shape)
-    dtype = ir.DataType.FLOAT
-    if region.complete:
-        output = region.outputs[0]
-        dtype = type_of_codes(params_of(output, "output").type)
-        found = writer.op("QuantizeLinear", _triple(found, output), hint, dtype, shape)
+    output = region.outputs[0]
+    dtype = type_of_codes(params_of(output, "output").type)
+    found = writer.op("QuantizeLinear", _triple(found, output), hint, dtype, shape)
     back = _shape_behind(data.value, node.outputs[0].shape, width[1], writer, hint)
     return [writer.op("Reshape", [found, back], hint, dtype, node.outputs[0].shape)]
 

@@ -95,9 +95,10 @@ class LowerToIntegers:
         standard = node.domain in STANDARD_DOMAINS
         lowering = LOWERINGS.get(node.op_type, _unknown) if standard else _unknown
         fused = is_op(node, *FUSED) and (region.complete or not is_op(node, "Conv"))
-        if self.everything or not fused or _is_wide(region):
-            return region, lowering
-        return (region, lower_to_rows) if has_rows(region) else None
+        rows = has_rows(region)
+        if self.everything or not fused or _is_wide(region) or (rows and not region.complete):
+            return region, lowering  # a Gemm of rows would give real numbers, to be reshaped
+        return (region, lower_to_rows) if rows else None
 
 
 def _unknown(region: Region, writer: IntegerWriter) -> list[ir.Value]:

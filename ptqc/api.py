@@ -15,7 +15,7 @@ from ptqc.allocate.restrict import ALLOWED
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
-from ptqc.compile import canonicalise, compile_graph, restrictions_of, without_doors
+from ptqc.compile import canonicalise, compile_graph, restrictions_of
 from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
@@ -24,6 +24,7 @@ from ptqc.data import CalibrationData, calibration_data, estimating_data
 from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
+from ptqc.integer_only import without_doors
 from ptqc.packed import with_packed_products
 from ptqc.prefer import keep_slow_in_float
 from ptqc.report.evaluate import evaluate

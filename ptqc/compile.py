@@ -23,13 +23,14 @@ from ptqc.calibrate.products import collect_rows
 from ptqc.calibrate.ranges import CONSUMER_ERROR, find_ranges, fit_ranges, observe
 from ptqc.calibrate.source import Source
 from ptqc.core.dyadic import ScaleRule
-from ptqc.core.errors import ModelError, quoted
+from ptqc.core.errors import ModelError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form, QuantPlan
 from ptqc.core.progress import Progress
 from ptqc.core.ranges import AS_SEEN, Range, RangeLimits
 from ptqc.core.statistics import Statistics
 from ptqc.core.types import Array, QuantType
+from ptqc.integer_only import check_integer_form, sums_are_exact
 from ptqc.passes.base import PassContext
 from ptqc.passes.pipeline import PassResult, canonical_passes, insert_from_option, run_passes
 from ptqc.passes.registry import load_pass
@@ -271,10 +272,15 @@ class _Compiler:
         plan = replace(one.plan, provenance={**one.plan.provenance, "rounding": options.rounding})
         plan, codes = apply_rounding(one.canonical, explained(plan, requests), found)
         result = replace(self._with(one, plan, codes), rounding=found)
+        if self.target.integer:
+            check_integer_form(one.canonical, plan, result.lowering)
         if options.rounding in CORRECTING:
             return result
         result = self.judged(result, reference)
-        return max(result, self.corrected(result, reference), key=_fidelity)
+        other = self.corrected(result, reference)
+        if options.scales == "pow2" and not sums_are_exact(one.canonical, other.plan, other.codes):
+            return result
+        return max(result, other, key=_fidelity)
 
     def corrected(self, one: Compiled, reference: ir.Model) -> Compiled:
         """``one`` with biases from which the mean error of its weights is taken."""
@@ -304,20 +310,6 @@ def lower(
         names = target.lower_plain
     context = PassContext(target.name, plan, codes)
     return lowered, run_passes(lowered, [load_pass(name) for name in names], context, options.check_passes)
-
-
-def without_doors(model: ir.Model) -> ir.Model:
-    """A copy of an integer-only model that takes and gives codes. ModelError where a float island is in the way."""
-    codes = model.clone()
-    (result,) = run_passes(codes, [load_pass("remove-doors")], PassContext())
-    for refusal in result.refused:
-        raise ModelError(
-            f"{quoted(refusal.node)} cannot be integer",
-            where="--io integer",
-            why=refusal.reason,
-            fix="leave out --io, or the --allow-float that makes it real",
-        )
-    return codes
 
 
 def _refuse_nothing(model: ir.Model, placement: Placement) -> None:

@@ -121,7 +121,8 @@ def make_plan(
         parts = linear_parts(node)
         if parts is not None and form in (Form.KERNEL, Form.DYNAMIC):
             data = tensors[parts.data.name or ""] if form is Form.KERNEL else None
-            tensors.update(_linear_tensors(parts, weights, data, tensors, _float_bias(parts, placement)))
+            float_bias = rule is None and _float_bias(parts, placement)
+            tensors.update(_linear_tensors(parts, weights, data, tensors, float_bias))
         elif parts is not None and form in WEIGHT_ONLY:
             bits = placement.nodes[node.name or ""].choice.precision.weight_bits or weights.bits
             tensors[parts.weight.name or ""] = weight_params(parts, QuantType(bits, signed=True), None)

@@ -39,10 +39,10 @@ def command(model: Path, data: Path | None, bits: str, html: Path | None, consol
 
     from ptqc.bits import bits_against_quality
     from ptqc.core.options import QuantizeOptions
+    from ptqc.core.plain import to_plain
     from ptqc.graph.files import write_atomically
     from ptqc.graph.save import check_output_path
     from ptqc.report.evaluate import make_metric
-    from ptqc.core.plain import to_plain
     from ptqc.report.widths import HEADINGS, data_sentence, width_rows
 
     if options["metric"] is not None:

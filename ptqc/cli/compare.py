@@ -30,8 +30,8 @@ def command(
 
     Noise is the share of all noise entering the network that enters at that layer.
     """
-    from ptqc.report.compare import compare
     from ptqc.core.plain import to_plain
+    from ptqc.report.compare import compare
 
     opened, quantized = open_model(float_model), open_model(quant_model)
     source = open_data(opened, data, samples, preprocess, console)

@@ -40,8 +40,8 @@ def command(
     console: Console,
 ) -> None:
     """Measure MODEL on data with labels, or against a reference model; with 95 % confidence intervals."""
-    from ptqc.report.evaluate import evaluate, make_metric
     from ptqc.core.plain import to_plain
+    from ptqc.report.evaluate import evaluate, make_metric
 
     for name in metrics:
         make_metric(name)  # before anything is read

@@ -46,7 +46,9 @@ def _speed(report: Report) -> Iterator[str]:
         sentence += f" Only {fusion.macs_integer / fusion.macs_total:.0%} of its MACs run in integer kernels."
     elif fusion is not None and fusion.macs_total < 1_000_000:
         sentence += f" With {count_text(fusion.macs_total)} MACs it is so small that calls cost more than sums."
-    if report.options.get("prefer") == "latency":
+    if report.verification is not None:
+        yield f"{sentence} Integer operators without a kernel of their own cost most: --target int8 has none."
+    elif report.options.get("prefer") == "latency":
         kept = any(row.reason.startswith(FASTER_IN_FLOAT) for row in report.layers)
         tried = (
             "What measured faster in float is in float already" if kept else "No layer of it measured faster in float"

@@ -136,11 +136,14 @@ def test_fast_form_keeps_what_the_runtime_fuses() -> None:
 
 @pytest.mark.parametrize("scale", [0.05, None])
 @pytest.mark.parametrize("shape", [["N", 3, 12], ["N", "T", 12], ["N", 2, 3, 12]])
-def test_products_of_rows_fuse_with_their_bias(shape: list[int | str], scale: float | None) -> None:
+def test_products_of_rows_add_their_bias_in_integers(shape: list[int | str], scale: float | None) -> None:
     model = built(matrix("MatMul", (12, 5), shape, scale))
     done = lowered(model, LowerToIntegers())
-    report = check_fusion(done)
-    assert report.islands == () and dict(report.integer_nodes) == {"com.microsoft::QGemm": 1}
+    if scale is None:  # the real numbers of a Gemm would have to be reshaped
+        assert "MatMulInteger" in operators(done)
+    else:
+        report = check_fusion(done)
+        assert report.islands == () and dict(report.integer_nodes) == {"com.microsoft::QGemm": 1}
     feeds = feeds_of(model)
     (wanted,) = run(lowered(model), feeds, "none")
     (found,) = run(done, feeds)
