@@ -9,11 +9,17 @@ from ptqc.cli.options import output_options
 MEANINGS = {
     "linear": "integer products",
     "elementwise": "an integer kernel",
+    "integer": "integer operators on the codes",
     "clamp": "absorbed by the range before it",
     "move": "moved as codes",
     "move-codes": "moved as codes",
     "rescale": "another scale for the same codes",
 }
+NO_KERNEL = "there is no integer kernel for it."
+INTEGER_ONLY = (
+    "These are refused where no rewrite gives them another form, and so is every other operator; "
+    "--allow-float NODE leaves it in float."
+)
 
 
 @click.command("targets")
@@ -48,6 +54,6 @@ def command(name: str | None, console: Console) -> None:
         for operator, role in sorted(targets[0].roles.items()):
             details.add_row(operator, MEANINGS.get(role, str(role)), "")
         for operator, reason in sorted(targets[0].reasons.items()):
-            details.add_row(operator, "float", reason)
-        details.caption = "Every other operator stays in float: there is no integer kernel for it."
+            details.add_row(operator, "refused" if targets[0].integer else "float", reason)
+        details.caption = INTEGER_ONLY if targets[0].integer else "Every other operator stays in float: " + NO_KERNEL
         console.show(details)

@@ -128,13 +128,18 @@ class QuantizeOptions:
             "--activations dynamic": self.activations == "dynamic",
             "--packing plain": self.packing == "plain",
             "--prefer latency": self.prefer == "latency",
+            **{
+                f"--precision {pattern}={precision}": None in (precision.weight_bits, precision.activation_bits)
+                for pattern, precision in self.precision
+            },
         }
         given = [name for name, there in (others if integer_only else mine).items() if there]
         if given and integer_only:
+            packing = given[0] == "--packing plain"
             raise OptionError(
                 f"{given[0]} contradicts an integer-only target",
-                why="everything between entry and exit is integer",
-                fix="use --allow-float NODE for an island of float, or --target int8",
+                why="the proof is about folded weights" if packing else "everything between entry and exit is integer",
+                fix="leave it out" if packing else "use --allow-float NODE for an island of float, or --target int8",
             )
         if given:
             raise OptionError(

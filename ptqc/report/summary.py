@@ -175,16 +175,20 @@ def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
     """What is proven of an integer-only model, and how far the runtime keeps to it."""
     if not found.proven:
         return [("integer-only", f"NOT PROVEN: {printable('; '.join(found.failures), 400)}")]
-    islands = f", but for {len(found.islands)} allowed in float" if found.islands else " from entry to exit"
+    count = f"{len(found.islands)} node{'' if len(found.islands) == 1 else 's'}"
+    islands = f", but for {count} allowed in float" if found.islands else " from entry to exit"
     claims = f"{found.proofs} claim{'' if found.proofs == 1 else 's'}"
     rows = [("integer-only", f"proven{islands}: {claims}, {found.bounds} bounds for every input")]
     if found.inputs:
         qdq = found.unfused is not None
-        sides = "the QDQ reading and fused execution" if qdq else "the integer meaning and the runtime"
-        sentence = f"{found.differing:,} of {found.codes:,} codes differ between {sides}, on {found.inputs} inputs"
+        runtime = "fused execution by the runtime" if qdq else "the runtime"
+        sentence = (
+            f"{found.differing:,} of {found.codes:,} codes differ between the integers that are meant and {runtime}"
+        )
+        sentence += f", on {found.inputs} inputs"
         if qdq:
-            where = "powers of two as scales" if found.scales == "power-of-two" else "free scales"
-            sentence += f"; {found.unfused or 0:,} in float arithmetic without fusion ({where})"
+            remedy = "; none with --scales pow2" if found.unfused and found.scales == "free" else ""
+            sentence += f" ({found.unfused or 0:,} if nothing is fused and floats carry the codes{remedy})"
         rows.append(("bits", sentence))
     return rows
 

@@ -123,8 +123,11 @@ def test_inspect_for_a_target_says_what_each_node_becomes_and_why(ptqc, models):
 
 
 def test_targets_and_passes(ptqc):
-    assert [one["name"] for one in only_json(ptqc("targets", "--json"))] == ["int4", "int8"]
+    names = ["int4", "int4-integer", "int8", "int8-integer"]
+    assert [one["name"] for one in only_json(ptqc("targets", "--json"))] == names
     assert "integer products" in ptqc("targets", "int8").stdout
+    assert "stays in float" in " ".join(ptqc("targets", "int8").stdout.split())
+    assert "--allow-float" in ptqc("targets", "int8-integer").stdout
     names = [one["name"] for one in only_json(ptqc("passes", "--json"))]
     assert "fold-batchnorm" in names
     assert "fold-batchnorm" in ptqc("passes").stdout

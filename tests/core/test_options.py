@@ -4,6 +4,7 @@ import pytest
 
 from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
+from ptqc.core.types import FLOAT, Precision
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,25 @@ def test_contradictions_are_refused(options, words):
     with pytest.raises(OptionError) as caught:
         QuantizeOptions(**options).check()
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": (("head*", Precision(4, None)),)}, ["--precision head*=w4a16 contradicts", "--allow-float"]),
+        ({"precision": (("*", FLOAT),)}, ["--precision *=float contradicts", "--allow-float"]),
+        ({"op_types": ("Conv",)}, ["--op-types contradicts", "--target int8"]),
+        ({"packing": "plain"}, ["--packing plain contradicts", "leave it out"]),
+    ],
+)
+def test_integer_only_targets_have_no_float(options, words):
+    with pytest.raises(OptionError) as caught:
+        QuantizeOptions(**options).check(integer_only=True)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_integer_only_targets_take_narrow_activations():
+    QuantizeOptions(precision=(("*", Precision(4, 6)),)).check(integer_only=True)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def test_a_good_network(carrier):
     assert (found.unfused is None) == (carrier is Carrier.QLINEAR)
     words = rows(found)
     assert words["integer-only"].startswith("proven from entry to exit")
-    expected = (
-        "the QDQ reading and fused execution" if carrier is Carrier.QDQ else "the integer meaning and the runtime"
-    )
-    assert words["bits"].startswith(f"0 of {found.codes:,} codes differ between {expected}")
+    expected = "fused execution by the runtime" if carrier is Carrier.QDQ else "the runtime"
+    said = f"0 of {found.codes:,} codes differ between the integers that are meant and {expected}, on 5 inputs"
+    assert words["bits"].startswith(said)
+    assert ("if nothing is fused" in words["bits"]) == (carrier is Carrier.QDQ)
 
 
 def test_a_network_with_an_odd_zero_point():
