@@ -86,7 +86,8 @@ def concatenates(scale: np.float32, output: np.float32, dyadic: Dyadic, zero_poi
     """Whether the table by which QLinearConcat brings codes to another scale has the integer meaning of ``dyadic``."""
     steps = np.arange(CODES + 1, dtype=np.int64) - zero_point
     table = np.rint((steps.astype(np.float32) * scale / output).astype(np.float64))
-    return bool((table == np.rint(steps * (dyadic.multiplier / 2.0**dyadic.shift))).all())
+    meant = np.rint(steps * (dyadic.multiplier / 2.0**dyadic.shift))
+    return bool((np.clip(table, -CODES, CODES) == np.clip(meant, -CODES, CODES)).all())  # beyond, both saturate
 
 
 def find_ratios(model: ir.Model, placement: Placement, wide: frozenset[str]) -> tuple[Ratio, ...]:
