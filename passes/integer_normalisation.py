@@ -1,6 +1,6 @@
 """Softmax, LayerNormalization, RMSNormalization and ReduceMean in integer operators, as docs/arithmetic.md has them.
 
-Maxima, minima and clips that change nothing stand where bounds of single operators do not see what the arithmetic
+Maxima, minima and masks that change nothing stand where bounds of single operators do not see what the arithmetic
 keeps: that a difference is not negative, a sum not zero, a quotient not large.
 """
 
@@ -21,7 +21,7 @@ from ptqc.passes.quantized_regions import Region
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 EXPONENTIAL = 65535  # what the table of Softmax has for the greatest element
-QUOTIENT_BITS = 16  # of the fraction of a normalised element
+QUOTIENT = 65535  # greatest absolute quotient of an element and the root of the sum of squares
 GAIN_BITS, OFFSET_BITS, MOST_SHIFT = 13, 29, 28  # so that gain * quotient + offset is rounded in 32 bits
 SQUARES_BITS = 59  # of the sum of squares, and of what epsilon adds to it: their root has 30 bits
 RAISED = 30  # most and least h
@@ -52,7 +52,9 @@ def lower_softmax(region: Region, writer: IntegerWriter) -> list[ir.Value]:
     doubled = writer.times(exponential, np.asarray(2 * levels), dtype, hint)
     dividend = writer.op("Add", [doubled, total], hint, dtype, shape)
     quotient = writer.op("Div", [dividend, writer.times(total, np.asarray(2), dtype, hint)], hint, dtype, shape)
-    limited = writer.op("Min", [quotient, writer.number("level", levels - 1, dtype)], hint, dtype, shape)
+    if dtype == INT64:
+        quotient = _low_bits(writer, quotient, (1 << levels.bit_length()) - 1, hint)
+    limited = writer.op("Min", [quotient, writer.number("level", levels - 1, INT32)], hint, INT32, shape)
     return [writer.cast(limited, type_of_codes(output.type), hint)]
 
 
@@ -112,15 +114,14 @@ def lower_layer_normalization(region: Region, writer: IntegerWriter) -> list[ir.
     squares = writer.op("ReduceSum", [squares, axes], hint, INT64, reduced, keepdims=1)
     squares = writer.add(squares, numbers.epsilon, hint)
     root = square_root(writer, squares, numbers.greatest_square, hint)
-    raised = writer.times(wide, np.asarray(1 << QUOTIENT_BITS), INT64, hint)
-    quotient = writer.op("Div", [raised, root], hint, INT64, shape)
-    limits = [writer.number("one", sign << QUOTIENT_BITS, INT64) for sign in (-1, 1)]
-    quotient = writer.cast(writer.op("Clip", [quotient, *limits], hint, INT64, shape), INT32, hint)
+    raised = writer.times(wide, np.asarray(QUOTIENT), INT64, hint)
+    quotient = writer.add(writer.op("Div", [raised, root], hint, INT64, shape), QUOTIENT + 1, hint)
+    quotient = writer.add(_low_bits(writer, quotient, 2 * QUOTIENT + 1, hint), -QUOTIENT - 1, hint)
 
     product = writer.times(quotient, numbers.gain, INT32, hint)
     offset = writer.constant(f"{hint}_offset", numbers.offset.astype(np.int32))
     total = writer.op("Add", [product, offset], hint, INT32, shape)
-    bound = int(np.abs(numbers.gain).max() << QUOTIENT_BITS) + int(np.abs(numbers.offset).max())
+    bound = int(np.abs(numbers.gain).max()) * (QUOTIENT + 1) + int(np.abs(numbers.offset).max())
     return [writer.rounded(total, numbers.shift, int(output.zero_point), output.type, bound, hint)]
 
 
@@ -157,7 +158,7 @@ def _raised(reach: int, raised: int) -> int:
 
 def _gains(gain: Array, offset: Array, count: int, output: QuantParams) -> tuple[Array, Array, int]:
     """B, C and the greatest c for which they and the shift stay within their bits."""
-    factor = gain.astype(np.float64) * np.sqrt(count) / (np.float64(output.scale) * (1 << QUOTIENT_BITS))
+    factor = gain.astype(np.float64) * np.sqrt(count) / (np.float64(output.scale) * QUOTIENT)
     addend = offset.astype(np.float64) / np.float64(output.scale)
     for shift in range(MOST_SHIFT, -1, -1):
         first, second = np.rint(factor * 2.0**shift), np.rint(addend * 2.0**shift)
@@ -222,8 +223,8 @@ def square_root(writer: IntegerWriter, values: ir.Value, bound: int, hint: str) 
         quotient = writer.op("Div", [values, root], hint, INT64, values.shape)
         total = writer.add(writer.op("Add", [root, quotient], hint, INT64, values.shape), 1, hint)
         root = writer.op("Div", [total, two], hint, INT64, values.shape)
-    most = writer.number("root", isqrt(bound) + 1, INT64)
-    root = writer.op("Min", [root, most], hint, INT64, values.shape)
+    most = (1 << (isqrt(bound) + 1).bit_length()) - 1
+    root = writer.op("BitwiseAnd", [root, writer.number("bits", most, INT64)], hint, INT64, values.shape)
     square = writer.op("Mul", [root, root], hint, INT64, values.shape)
     above = writer.op("Greater", [square, values], hint, ir.DataType.BOOL, values.shape)
     excess = writer.op("Cast", [above], hint, INT64, values.shape, to=int(INT64))
@@ -289,6 +290,15 @@ def _length(value: ir.Value | None, axes: list[int]) -> int:
     if len(known) != len(axes):
         raise NoIntegerForm("the size of the axes that it sums over is not known")
     return prod(known)
+
+
+def _low_bits(writer: IntegerWriter, value: ir.Value, mask: int, hint: str) -> ir.Value:
+    """int64 ``value``, which is within 0..``mask``, as int32: that it is so is more than bounds of its operands say.
+
+    Min and Clip would do but for onnxruntime, where those of int64 are right for numbers of 32 bits only.
+    """
+    masked = writer.op("BitwiseAnd", [value, writer.number("bits", mask, INT64)], hint, INT64, value.shape)
+    return writer.cast(masked, INT32, hint)
 
 
 def _at_least(writer: IntegerWriter, value: ir.Value, number: int, hint: str) -> ir.Value:

@@ -81,7 +81,7 @@ def normalisation(
     ``reach``: greatest difference of two codes, or of a code and the zero point for RMSNormalization.
     """
     count = gain.size
-    factor = gain.astype(np.float64) * np.sqrt(count) / (65536 * np.float64(output_scale))
+    factor = gain.astype(np.float64) * np.sqrt(count) / (65535 * np.float64(output_scale))
     addend = offset.astype(np.float64) / np.float64(output_scale)
     for shift in range(most_shift, -1, -1):
         whole, added = np.rint(factor * 2.0**shift), np.rint(addend * 2.0**shift)
@@ -111,6 +111,6 @@ def layer_normalization(
     centred = centred << raised if raised >= 0 else round_shift(centred, -raised)
     squares = (centred * centred).sum(axis=-1, keepdims=True) + constants.epsilon
     root = square_root(squares)
-    ratio = np.sign(centred) * ((np.abs(centred) << 16) // root)
+    ratio = np.sign(centred) * ((np.abs(centred) * 65535) // root)
     scaled = round_shift(ratio * constants.gain + constants.offset, constants.shift)
     return np.clip(scaled + output_zero_point, output_type.qmin, output_type.qmax)
