@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def open_model(path: Path) -> "ir.Model":
-    """A float or quantized model. ModelError where it cannot be read."""
+    """A float or quantized model; one of ``--io integer`` with its doors. ModelError where it cannot be read."""
     from ptqc.graph.load import load_model
+    from ptqc.integer_only import takes_codes, with_doors
 
-    return load_model(path, allow_quantized=True)
+    model = load_model(path, allow_quantized=True)
+    return with_doors(model) if takes_codes(model) else model
 
 
 def open_data(model: "ir.Model", data: Path, samples: int | None, preprocess: str | None, console: Console) -> "Source":

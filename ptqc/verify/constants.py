@@ -86,11 +86,12 @@ def _wide(array: Array) -> Array:
 def _cost(operator: str, attributes: Mapping[str, Any], arrays: Sequence[Array]) -> int | None:
     """Elements that an operator makes of ``arrays``, or a bound above; None for operators that are not followed."""
     if operator in ELEMENTWISE:
-        sizes = [array.shape[::-1] for array in arrays]  # by hand, as NumPy refuses large sizes
-        return math.prod(max(map(int, dims)) for dims in itertools.zip_longest(*sizes, fillvalue=1))
+        return _broadcast(*(array.shape for array in arrays))
     if operator in KEEPING:
         return sum(array.size for array in arrays)
-    if operator in ("Expand", "Tile", "ConstantOfShape"):
+    if operator == "Expand":
+        return _broadcast(arrays[0].shape, arrays[1].reshape(-1).tolist())
+    if operator in ("Tile", "ConstantOfShape"):
         wanted = math.prod(max(int(size), 1) for size in arrays[-1].reshape(-1))
         return wanted * (1 if operator == "ConstantOfShape" else max(arrays[0].size, 1))
     if operator == "Gather":
@@ -99,6 +100,11 @@ def _cost(operator: str, attributes: Mapping[str, Any], arrays: Sequence[Array])
     if operator in ("MatMul", "MatMulInteger"):
         return int(arrays[0].size * arrays[1].shape[-1])
     return None
+
+
+def _broadcast(*shapes: Sequence[int]) -> int:
+    """Elements of shapes that are broadcast together; by hand, as NumPy refuses large sizes."""
+    return math.prod(max(map(int, sizes)) for sizes in itertools.zip_longest(*(s[::-1] for s in shapes), fillvalue=1))
 
 
 def static_shape(value: ir.Value) -> Array | None:

@@ -163,6 +163,15 @@ def test_constants_that_a_file_merely_claims(operator):
     assert "much larger than what the file stores" in found["grow"] or "not followed" in found["grow"]
 
 
+def test_weights_that_are_stored_once_for_each_channel():
+    ones = ",".join("1" * 3000)
+    body = f"""g (uint8[N,3000,8,8] q) => (int32[N,3000,1,1] y)
+        <int8[3000,1,1,1] seed = {{{ones}}}, int64[4] sizes = {{3000, 1, 8, 8}}>
+        {{ [grow] w = Expand(seed, sizes) [sum] y = ConvInteger<group = 3000>(q, w) }}"""
+    program = read_program(text_model(body))
+    assert program.complete and program.constants["w"].shape == (3000, 1, 8, 8)
+
+
 def test_a_long_chain_of_growing_constants():
     steps = " ".join(f"[s{index}] v{index + 1} = Concat<axis = 0>(v{index}, v{index})" for index in range(40))
     found = reasons(read_text(f"g (int64 q) => (int64[n] y) <int64[1] v0 = {{1}}> {{ {steps} [add] y = Add(q, v40) }}"))
