@@ -56,9 +56,6 @@ def _params(low: float, high: float, kind: QuantType, rule: ScaleRule | None, un
             if kind.signed
             else affine_params(low, high, kind, even=True)
         )
-    if kind.signed:
-        high = max(-low, high) * kind.qmax / (kind.qmax + 1)
-        low = -high
     found = power_of_two_params(low / unit, high / unit, kind)
     return QuantParams(kind, in_units(found.scale, unit), found.zero_point)
 

@@ -60,11 +60,14 @@ def power_of_two_params(low: float, high: float, kind: QuantType) -> QuantParams
     """As :func:`affine_params` with an even zero point and the least power of two as scale.
 
     At the upper end one code may be missing, at the lower one half a code: [0, 1] has the scale 1/256. A range of just
-    the codes of an even zero point and a power of two gives these back.
+    the codes of an even zero point and a power of two gives these back. Signed types have the zero point 0.
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if np.float32((high - low) / (kind.qmax - kind.qmin)) < LEAST_SCALE:
         return affine_params(low, high, kind, even=True)
+    if kind.signed:
+        exponent = math.ceil(math.log2(max(-low, high) / (kind.qmax + 1)))
+        return QuantParams(kind, np.asarray(np.float32(math.ldexp(1.0, exponent))), np.asarray(0))
     exponent = math.floor(math.log2((high - low) / (kind.qmax - kind.qmin + 2)))
     while True:
         scale = math.ldexp(1.0, exponent)

@@ -45,8 +45,12 @@ def test_powers_of_two_cover_the_range_but_for_a_code(limits: tuple[float, float
     assert int(found.zero_point) % 2 == 0
     assert float(found.low) <= limits[0] + 0.5 * scale * (1 + 1e-9)
     assert float(found.high) >= limits[1] - scale * (1 + 1e-9)
-    narrower = (kind.qmax - kind.qmin + 1.5) * scale / 2  # all that half the scale could hold
-    assert limits[1] - limits[0] > narrower - 2 * scale  # an even zero point costs up to two codes
+    if kind.signed:
+        assert int(found.zero_point) == 0
+        assert max(-limits[0], limits[1]) > (kind.qmax + 1) * scale / 2  # half the scale would not do
+    else:
+        narrower = (kind.qmax - kind.qmin + 1.5) * scale / 2  # all that half the scale could hold
+        assert limits[1] - limits[0] > narrower - 2 * scale  # an even zero point costs up to two codes
 
 
 @given(st.integers(-12, 6), st.integers(0, 127))
