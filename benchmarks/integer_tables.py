@@ -116,7 +116,7 @@ def missed_proof(name: str, found: Found) -> list[str]:
     """What of the figures asked for is not reached."""
     counts, large = inputs_of(found), name in LARGE
     wanted = 200 if large else 10_000
-    static = next((run["static"] for run in found if "static" in run), {})
+    static: Record = next((run["static"] for run in found if "static" in run), {})
     checks = {
         "proven": all(run["verdict"] == "proven" for run in found),
         f"{wanted:,} inputs": max(counts, default=0) >= wanted,
