@@ -173,7 +173,8 @@ class _Analysis:
 
     def summed(self, step: Product) -> int:
         """How many products of two activations are added; the most that int32 sums could matter for if unknown."""
-        for name, axis in ((step.inputs[0], -1), (step.inputs[1], -2)):
+        turned = step.operator == "Gemm" and int(step.attributes.get("transB", 0))
+        for name, axis in ((step.inputs[0], -1), (step.inputs[1], -1 if turned else -2)):
             info = self.program.tensors.get(name)
             shape = () if info is None or info.shape is None else info.shape
             size = shape[axis] if len(shape) >= 2 else None

@@ -207,6 +207,12 @@ def _lookup(step: Step, program: Program, bounds: Bounds) -> Found:
 
 def _move(step: Step, program: Program, bounds: Bounds) -> Found:
     assert isinstance(step, Operator)
+    if step.operator in ("ArgMax", "ArgMin"):
+        reach = int(max(bounds.intervals[step.inputs[0]].magnitude)).bit_length()
+        if reach > FLOAT_BITS:
+            reason = f"it compares numbers of {reach} bits, which float32 makes equal beyond {FLOAT_BITS}"
+            raise Unproven(reason, bits=reach)
+        return {"bits": reach}, f"float32 tells numbers of {reach} bits apart"
     return {}, "scale and zero point are the same on both sides"
 
 

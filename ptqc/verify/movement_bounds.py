@@ -68,23 +68,39 @@ def _where(call: Call) -> Outcome:
     return Outcome(first.beside(second).hull(second.beside(first)))
 
 
+def _compared(*intervals: Interval, type_name: str) -> tuple[Check, ...]:
+    """Of int64 onnxruntime 1.31 compares 32 bits only, where it looks for the greatest (docs/arithmetic.md)."""
+    if type_name != "int64":
+        return ()
+    return tuple(Check("compared number", each, *limits("int32"), "32 bits of int64") for each in intervals)
+
+
+def _extreme(call: Call) -> Outcome:
+    """ReduceMax and ReduceMin."""
+    found = call.input(0).interval.collapse()
+    return Outcome(found, checks=_compared(found, type_name=call.type))
+
+
 def _chosen(call: Call) -> Outcome:
     """Min or Max of any number of inputs."""
     first = call.input(0)
+    checks = _compared(*(call.input(index).interval for index in range(len(call.inputs))), type_name=call.type)
     found = first.interval if len(call.inputs) == 1 else first.beside(call.input(1))
     for index in range(1, len(call.inputs)):
         other = call.input(index).beside(first)
         found = found.minimum(other) if call.operator == "Min" else found.maximum(other)
-    return Outcome(found)
+    return Outcome(found, checks=checks)
 
 
 def _clip(call: Call) -> Outcome:
     found, low, high = call.input(0).interval, call.optional(1), call.optional(2)
+    ends = [found, *(end.interval for end in (low, high) if end is not None)]
+    checks = _compared(*ends, type_name=call.type)
     if low is not None:
         found = found.maximum(low.interval)
     if high is not None:
         found = found.minimum(high.interval)
-    return Outcome(found)
+    return Outcome(found, checks=checks)
 
 
 def _relu(call: Call) -> Outcome:
@@ -119,11 +135,10 @@ def _sizes(call: Call) -> Outcome:
 MOVEMENT: dict[str, Rule] = {
     **dict.fromkeys(("Identity", "Dropout", "MaxPool"), _same),
     **dict.fromkeys(
-        (
-            "Reshape Flatten Squeeze Unsqueeze Slice Split Expand Tile DepthToSpace SpaceToDepth ReduceMax ReduceMin"
-        ).split(),
+        ("Reshape Flatten Squeeze Unsqueeze Slice Split Expand Tile DepthToSpace SpaceToDepth").split(),
         _mixed,
     ),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), _extreme),
     **dict.fromkeys(("Gather", "GatherElements"), _gather),
     **dict.fromkeys(("Min", "Max"), _chosen),
     **dict.fromkeys("Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor".split(), _truth),

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ptqc.graph.walk import consumers, is_op, single_consumer
 from ptqc.verify.attributes import attributes_of
 from ptqc.verify.program import Carrier
+from ptqc.verify.read_quantization import quantization_parameters
 from ptqc.verify.read_resize import read_resize
 from ptqc.verify.read_values import (
     Codes,
@@ -17,7 +18,6 @@ from ptqc.verify.read_values import (
     Parameters,
     Real,
     Unreadable,
-    parameters_of,
     scalar_parameters,
     shape_of,
 )
@@ -40,6 +40,8 @@ def read_move(reading: Reading, node: ir.Node) -> None:
         _resize(reading, node, source)
         return
     attributes = attributes_of(node)
+    if node.op_type == "Pad" and "value" in attributes:
+        raise Unreadable("computes in float: fills as Pad did before opset 11")
     inputs: list[Codes | None] = [source.codes]
     for index, value in enumerate(node.inputs[1:], 1):
         state = reading.settled(value)
@@ -91,9 +93,8 @@ def _name(reading: Reading, value: ir.Value, parameters: Parameters) -> str:
     """Of the codes that ``value`` stands for: those of the file, where it is quantized as it was before."""
     behind = single_consumer(value)
     if behind is not None and is_op(behind, "QuantizeLinear"):
-        zero_point = behind.inputs[2] if len(behind.inputs) > 2 else None
         try:
-            same = parameters_of(behind.inputs[1], zero_point, "uint8", 0).same(parameters)
+            same = quantization_parameters(behind, "uint8").same(parameters)
         except Unreadable:
             same = False
         if same:

@@ -95,6 +95,8 @@ class ProductOperation:
     def step(self, place: Place, result: Parameters) -> Product:
         if result.axis is not None or result.type not in BYTES:
             raise Unreadable(f"computes in float: no integer kernel gives codes of type {result.type}")
+        if result.type != self.first.codes.type:
+            raise Unreadable(f"computes in float: no integer kernel makes {result.type} of {self.first.codes.type}")
         multiplier = product_multiplier(self.first.parameters.scale, self.second.parameters.scale, result.scale)
         return self._product(place, Requantization(multiplier, result.offset, result.quant_type))
 
@@ -267,7 +269,8 @@ def product_operation(
             raise Unreadable("its weights have not as many scales as outputs")
     outputs = None if weights is None or axis is None else weights.shape[axis]
     if bias is not None:
-        if outputs is None or bias.size != outputs or max(bias.shape, default=1) != bias.size:
+        most_axes = {"Conv": 1, "Gemm": 2}.get(operator, rank or 1)  # more would give the result more axes
+        if outputs is None or bias.ndim > most_axes or bias.size != outputs or bias.shape[-1:] not in ((), (outputs,)):
             raise Unreadable("computes in float: its bias has not one number for each output")
         bias = bias.reshape(-1).astype(np.int64)
     last = -1 if rank is None or operator != "MatMul" else rank - 1

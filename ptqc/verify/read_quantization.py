@@ -26,6 +26,7 @@ PUSHED = (
     *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"),
     *("Expand", "Tile", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth", "Resize"),
 )
+_PRECISIONS = {"QuantizeLinear": ("precision",), "DequantizeLinear": ("output_dtype",)}  # attributes
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -34,6 +35,8 @@ def quantization_parameters(node: ir.Node, default: str) -> Parameters:
     attributes = attributes_of(node)
     if attributes.get("block_size", 0):
         raise Unreadable("its scales are those of blocks, which no integer kernel takes")
+    if any(attributes.get(name, 0) not in (0, ir.DataType.FLOAT) for name in _PRECISIONS[node.op_type]):
+        raise Unreadable("computes with real numbers other than float32")
     wanted = attributes.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
     try:
         default = ir.DataType(wanted).name.lower() if wanted else default
@@ -105,12 +108,17 @@ def _finish(reading: Reading, node: ir.Node, value: ir.Value, pending: Pending, 
 
 
 def _check_clamp(pending: Pending, result: Parameters) -> None:
-    """Unreadable where the codes of the result reach beyond the bounds; the runtime keeps such clamps, in float."""
+    """Unreadable where the codes of the result reach beyond the bounds; the runtime keeps such clamps, in float.
+
+    It drops those that are next to the ends of the codes, which must not change a code either.
+    """
     if result.axis is not None:
         return
     ends = np.asarray([result.quant_type.qmin, result.quant_type.qmax]) - result.offset
     least, greatest = (ends.astype(np.float32) * result.scale).tolist()
-    if pending.low - least > _EPSILON or greatest - pending.high > _EPSILON:
+    reached = [pending.low / float(result.scale) + result.offset, pending.high / float(result.scale) + result.offset]
+    moves = reached[0] > result.quant_type.qmin + 0.25 or reached[1] < result.quant_type.qmax - 0.25
+    if moves or pending.low - least > _EPSILON or greatest - pending.high > _EPSILON:
         clamp = pending.nodes[-1].op_type
         raise Unreadable(
             f"computes in float: the codes behind it reach from {least:.6g} to {greatest:.6g}, "

@@ -24,6 +24,8 @@ def read_resize(reading: Reading, node: ir.Node, source: Codes, output: Codes, c
     attributes = attributes_of(node)
     if attributes.get("mode", "nearest") != "nearest":
         raise Unreadable("computes in float: it interpolates between its elements")
+    if len(node.inputs) == 2:
+        raise Unreadable("resizes as Resize did before opset 11")
     wanted = shape_of(node.outputs[0])
     if source.shape is None or wanted is None or len(source.shape) != len(wanted):
         raise Unreadable("resizes to a size that is not known beforehand")
