@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
+from ptqc.graph.stand_ins import stand_in
 from ptqc.graph.walk import STANDARD_DOMAINS, graphs
 
 # Operators whose results data propagation writes out, element by element.
@@ -25,6 +26,7 @@ def infer_shapes(model: ir.Model) -> bool:
     model is then unchanged.
     """
     proto = light_proto(model)
+    stand_in(proto.graph)
     _drop_stated_shapes(proto.graph)
     plain = _inferred(proto, data_propagation=False)
     if plain is None:
