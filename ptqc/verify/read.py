@@ -17,6 +17,7 @@ from ptqc.verify.read_qlinear import read_qlinear
 from ptqc.verify.read_quantization import read_quantization
 from ptqc.verify.read_values import Codes, Unreadable
 from ptqc.verify.reading import Reading
+from ptqc.verify.shapes import with_inferred_shapes
 
 FLOAT_ISLANDS = "ptqc.float_islands"  # metadata: a JSON list of the names of nodes that may compute in float
 _MOST_METADATA = 1 << 20
@@ -36,8 +37,9 @@ def read_program(model: ir.Model) -> Program:
     Raises:
         ModelError: metadata that is damaged.
     """
-    reading = Reading(model, _float_islands(model))
-    for node in model.graph:
+    own = with_inferred_shapes(model)
+    reading = Reading(own, _float_islands(own))
+    for node in own.graph:
         try:
             _read(reading, node)
         except Unreadable as error:

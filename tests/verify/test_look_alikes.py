@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ptqc.execute.runtime import run_session, session_of
 from ptqc.graph.load import load_model
@@ -121,3 +121,15 @@ def test_the_runtime_compares_32_bits_of_64(operator):
     assert not right.all()  # it still does: where this fails, the condition may go
     failure = prove(read_program(model)).failures[0]
     assert "compared number" in failure and "32 bits of int64" in failure
+
+
+@pytest.mark.parametrize("stated", ["i", "y2"])
+def test_shapes_that_a_file_states_bound_nothing(stated):
+    outputs, last = "int32[1,1] y", ""
+    if stated == "y2":
+        outputs, last = "int32[1,1] y, int32[1,4] y2", "y2 = Identity(i)"
+    body = f"g (uint8[1,K] q) => ({outputs}) {{ i = Cast<to = 6>(q) {last} [sum] y = ReduceSum({stated}, axis) }}"
+    model = proto(body, {"axis": np.array([1])})
+    model.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT32, [1, 4]))
+    (failure,) = prove(read_program(load_model(model, allow_quantized=True))).failures
+    assert failure.startswith("node 'sum': dimension 1 of tensor") and failure.endswith("is not known")

@@ -11,10 +11,11 @@ import pytest
 
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
-from ptqc.compile import canonicalise, compile_graph, restrictions_of, without_doors
+from ptqc.compile import canonicalise, compile_graph, restrictions_of
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import Precision
 from ptqc.graph.load import load_model
+from ptqc.integer_only import without_doors
 from ptqc.targets.registry import find_target
 from ptqc.verify.program import Operator, Product
 from ptqc.verify.read import FLOAT_ISLANDS, read_program
