@@ -26,6 +26,8 @@ from ptqc.graph.walk import Names, constant_tensor, graph_hash, graphs, is_op, r
 # What onnx_ir notes about odd files would otherwise appear on the user's terminal; what matters is said in our notes.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
+REPLACEABLE = "ptqc.replaceable"  # key of ``meta``: names of inputs with default values, which became constants
+
 Source = str | Path | onnx.ModelProto | ir.Model
 
 
@@ -228,6 +230,7 @@ def _fix_inputs(model: ir.Model) -> str | None:
         model.graph.inputs.remove(value)
     if not both or (model.ir_version or 0) < 4:
         return None
+    model.meta[REPLACEABLE] = tuple(value.name or "" for value in both)
     names = ", ".join(quoted(value.name) for value in both[:3]) + (", ..." if len(both) > 3 else "")
     return f"{_counted(len(both), 'input')} with default values became constants: {names}"
 

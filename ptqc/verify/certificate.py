@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,13 @@ from ptqc.core.plain import from_plain, to_plain
 from ptqc.graph.files import write_atomically
 from ptqc.graph.load import LoadedModel
 from ptqc.verify.compare import Comparison, Difference
+from ptqc.verify.inputs import Kind
 from ptqc.verify.kernels import KernelTest
 from ptqc.verify.proof import Proof, StaticReport
 
 CERTIFICATE_VERSION = 1
 MAX_CERTIFICATE_BYTES = 64 << 20
+MOST_ELEMENTS = 1 << 28  # of an input
 KERNEL = "onnxruntime runs it in an integer kernel"
 
 Verdict = Literal["proven", "differs", "unprovable"]
@@ -118,6 +121,7 @@ class Certificate:
         derived = ("version", "verdict", "failures", "scales")
         try:
             made = from_plain(cls, {key: value for key, value in data.items() if key not in derived})
+            _check_numbers(made)
         except (TypeError, ValueError, RecursionError) as error:
             raise OptionError("the certificate is damaged", why=str(error), fix=fix) from error
         if any(data.get(key) != made.to_json()[key] for key in derived):
@@ -153,6 +157,22 @@ class Certificate:
                 "this is no certificate", where=quoted(path), why="it is no JSON text", fix=fix
             ) from error
         return cls.from_json(data)
+
+
+def _check_numbers(certificate: Certificate) -> None:
+    """ValueError for what no verification writes, and no run can repeat."""
+    sizes = [size for shape in certificate.shapes.values() for size in shape]
+    calls = [math.prod(shape) for shape in certificate.shapes.values()]
+    if certificate.seed < 0 or min(sizes, default=1) < 0 or max(calls, default=0) > MOST_ELEMENTS:
+        raise ValueError("its seed or a shape is out of bounds")
+    if certificate.comparison is None:
+        return
+    kinds = certificate.comparison.kinds
+    names = [result.kind for result in kinds]
+    if len(set(names)) < len(names) or not set(names) <= set(Kind):
+        raise ValueError("it names a kind of inputs twice, or one that there is not")
+    if any(result.inputs < 1 or not 0 <= result.interpreted <= result.inputs for result in kinds):
+        raise ValueError("its numbers of inputs contradict each other")
 
 
 def file_hashes(loaded: LoadedModel) -> dict[str, str]:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ptqc.core.errors import quoted
 from ptqc.core.types import Array
+from ptqc.graph.load import REPLACEABLE
 from ptqc.graph.walk import Names, constant_tensor
 from ptqc.verify.constants import Folder
 from ptqc.verify.program import Carrier, Door, Obstacle, Operator, Program, Shape, Step, TensorInfo
@@ -226,6 +227,9 @@ class Reading:
             Obstacle(node.name or "", node.op_type, self._obstacles[node], (node.name or "") in self._islands)
             for node in order
         ]
+        for name in self.model.meta.get(REPLACEABLE, ()):
+            reason = f"input {quoted(name)} has a default value that a run may replace: leave it out of the inputs"
+            obstacles.append(Obstacle("", "", reason))
         for value in outputs:
             if (reason := self._no_program(value)) is not None:
                 obstacles.append(Obstacle("", "", f"output {quoted(value.name)} is {reason}"))

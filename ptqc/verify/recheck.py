@@ -105,6 +105,8 @@ def recheck(
     inputs = Inputs(space, plan, sample, certificate.seed, source)
     found = execute(Forms(loaded.model, program, loaded.path, form), static, inputs, shown)
     now = replace(now, cpu=found.cpu, kernels=found.kernels, comparison=found.comparison, notes=tuple(notes))
+    if not found.comparison.kinds:
+        deviations.append("no inputs were run")
     return Recheck(now, (*deviations, *_deviations(certificate.comparison, found.comparison)))
 
 

@@ -11,6 +11,7 @@ def with_inferred_shapes(model: ir.Model) -> ir.Model:
     Bounds of sums depend on shapes, and an engine does not stop at a stated shape that is wrong.
     """
     copy = model.clone()
+    copy.meta.update(model.meta)  # which a clone has not
     for node in copy.graph:
         for value in node.outputs:
             value.shape = None

@@ -119,6 +119,11 @@ def test_forged_outputs_deviate(good, certificate):
     assert found.deviations == (f"the outputs for {kinds[0].kind} inputs are not those of the certificate",)
 
 
+def test_a_certificate_of_no_inputs_does_not_stand(good, certificate):
+    found = recheck(replace(certificate, comparison=replace(certificate.comparison, kinds=())), good)
+    assert not found.holds and found.deviations == ("no inputs were run",)
+
+
 def test_forged_findings_deviate(good, certificate):
     finding = replace(certificate.static.findings[0], high=1)
     static = replace(certificate.static, findings=(finding, *certificate.static.findings[1:]))
@@ -135,6 +140,13 @@ def test_forged_findings_deviate(good, certificate):
         lambda data: data.update(verdict="unprovable"),
         lambda data: data["static"].update(proofs=3),
         lambda data: data["comparison"].update(engines=[[]]),
+        lambda data: data.update(seed=-1),
+        lambda data: data.update(shapes={"x": [-1, 4]}),
+        lambda data: data.update(shapes={"x": [1 << 20, 1 << 20]}),
+        lambda data: data["comparison"]["kinds"][0].update(kind="other"),
+        lambda data: data["comparison"]["kinds"][0].update(inputs=-5),
+        lambda data: data["comparison"]["kinds"][0].update(interpreted=1 << 20),
+        lambda data: data["comparison"]["kinds"].append(data["comparison"]["kinds"][0]),
     ],
 )
 def test_damage_is_an_option_error(certificate, change):

@@ -133,3 +133,12 @@ def test_shapes_that_a_file_states_bound_nothing(stated):
     model.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT32, [1, 4]))
     (failure,) = prove(read_program(load_model(model, allow_quantized=True))).failures
     assert failure.startswith("node 'sum': dimension 1 of tensor") and failure.endswith("is not known")
+
+
+def test_weights_that_a_run_may_replace():
+    nodes = "[dw] rw = DequantizeLinear(w, sw, i0) [p] u = Gemm(r, rw)"
+    model = proto(f"g (float[4,4] x) => (float[a,b] y) <COMMON> {{ {ENTRY} {nodes} {LEAVE} }}", WEIGHTS)
+    assert prove(read_program(load_model(model, allow_quantized=True))).holds
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.INT8, [4, 4]))
+    (failure,) = prove(read_program(load_model(model, allow_quantized=True))).failures
+    assert "input 'w' has a default value that a run may replace" in failure
