@@ -179,7 +179,7 @@ def verification_rows(found: VerificationInfo) -> list[tuple[str, str]]:
     islands = f", but for {count} allowed in float" if found.islands else " from entry to exit"
     claims = f"{found.proofs} claim{'' if found.proofs == 1 else 's'}"
     rows = [("integer-only", f"proven{islands}: {claims}, {found.bounds} bounds for every input")]
-    if found.inputs:
+    if found.codes:
         qdq = found.unfused is not None
         runtime = "fused execution by the runtime" if qdq else "the runtime"
         sentence = (

@@ -45,3 +45,9 @@ def test_a_network_with_an_odd_zero_point():
 def test_json_both_ways():
     report = Report(FileInfo("model.onnx", 1, "0"), "int8-integer", verification=checked(Network()))
     assert Report.from_json(report.to_json()) == report
+
+
+def test_nothing_is_said_of_bits_where_integer_operators_carry_all_codes():
+    info = VerificationInfo(True, "", 1, 200, 5, 0, 0, None, ("island",), ())
+    assert "bits" not in rows(info)
+    assert rows(info)["integer-only"] == "proven, but for 1 node allowed in float: 1 claim, 200 bounds for every input"
