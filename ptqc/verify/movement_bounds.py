@@ -15,6 +15,13 @@ def _same(call: Call) -> Outcome:
     return Outcome(call.input(0).interval)
 
 
+def _pool(call: Call) -> Outcome:
+    automatic = str(call.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
+    if automatic and any(int(step) != 1 for step in call.attributes.get("dilations") or ()):
+        raise NoRule("engines disagree on where windows with dilations and automatic padding lie")
+    return _same(call)
+
+
 def _mixed(call: Call) -> Outcome:
     """Elements change their places."""
     return Outcome(call.input(0).interval.collapse())
@@ -133,7 +140,8 @@ def _sizes(call: Call) -> Outcome:
 
 
 MOVEMENT: dict[str, Rule] = {
-    **dict.fromkeys(("Identity", "Dropout", "MaxPool"), _same),
+    **dict.fromkeys(("Identity", "Dropout"), _same),
+    "MaxPool": _pool,
     **dict.fromkeys(
         ("Reshape Flatten Squeeze Unsqueeze Slice Split Expand Tile DepthToSpace SpaceToDepth").split(),
         _mixed,

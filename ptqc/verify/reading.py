@@ -227,8 +227,8 @@ class Reading:
             Obstacle(node.name or "", node.op_type, self._obstacles[node], (node.name or "") in self._islands)
             for node in order
         ]
-        for name in self.model.meta.get(REPLACEABLE, ()):
-            reason = f"input {quoted(name)} has a default value that a run may replace: leave it out of the inputs"
+        for default in self.model.meta.get(REPLACEABLE, ()):
+            reason = f"input {quoted(default)} has a default value that a run may replace: leave it out of the inputs"
             obstacles.append(Obstacle("", "", reason))
         for value in outputs:
             if (reason := self._no_program(value)) is not None:

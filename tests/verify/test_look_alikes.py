@@ -142,3 +142,10 @@ def test_weights_that_a_run_may_replace():
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.INT8, [4, 4]))
     (failure,) = prove(read_program(load_model(model, allow_quantized=True))).failures
     assert "input 'w' has a default value that a run may replace" in failure
+
+
+@pytest.mark.parametrize(("dilations", "holds"), [("[1,1]", True), ("[2,2]", False)])
+def test_pools_whose_windows_engines_place_differently(dilations, holds):
+    pool = f'MaxPool<kernel_shape = [3,3], strides = [2,2], dilations = {dilations}, auto_pad = "SAME_LOWER">(x)'
+    report = prove(read(f"g (uint8[1,1,9,9] x) => (uint8[a,b,c,d] y) {{ [pool] y = {pool} }}"))
+    assert report.holds == holds
