@@ -16,6 +16,8 @@ from ptqc.verify.intervals import Interval
 from ptqc.verify.program import AddCodes, ConcatCodes, Lookup, MultiplyCodes, Product, Program, Step
 from ptqc.verify.proof import UNFUSED, Proof
 
+CODE_BITS = 8
+
 
 def unfused_proof(step: Step, program: Program, bounds: Bounds) -> Proof:
     """Of a step between DequantizeLinear and QuantizeLinear."""
@@ -32,7 +34,7 @@ def _numbers(step: Step, program: Program, bounds: Bounds) -> tuple[dict[str, ob
             _powers_of_two(step, program, without_output=step.requantization is None)
             return _fits(scales, bounds.sums[step.output].partial)
         case AddCodes():
-            _powers_of_two(step, program)
+            _short(step, program, CODE_BITS)
             parts = [
                 _scaled(bounds.intervals[name] - Interval.of(zero, zero), scale)
                 for name, zero, scale in zip(step.inputs, step.zero_points, step.scales, strict=True)
@@ -40,7 +42,7 @@ def _numbers(step: Step, program: Program, bounds: Bounds) -> tuple[dict[str, ob
             shift = max(part[1] for part in parts)
             return _whole(sum(number << (shift - places) for number, places in parts))
         case MultiplyCodes():
-            _powers_of_two(step, program)
+            _short(step, program, 0)
             one, two = (
                 bounds.intervals[name] - Interval.of(zero, zero)
                 for name, zero in zip(step.inputs, step.zero_points, strict=True)
@@ -55,7 +57,10 @@ def _numbers(step: Step, program: Program, bounds: Bounds) -> tuple[dict[str, ob
 
 
 def _powers_of_two(step: Step, program: Program, without_output: bool = False) -> None:
-    names = step.inputs if without_output else (*step.inputs, step.output)
+    _scales_are_powers(step.inputs if without_output else (*step.inputs, step.output), program)
+
+
+def _scales_are_powers(names: tuple[str, ...], program: Program) -> None:
     for name in names:
         scales = program.scales.get(name)
         if not scales:
@@ -63,6 +68,22 @@ def _powers_of_two(step: Step, program: Program, without_output: bool = False) -
         for scale in scales:
             if frexp(scale)[0] != 0.5:
                 raise Unproven(f"the scale {scale:.9g} of '{name}' is no power of two", scale=float(scale))
+
+
+def _short(step: Step, program: Program, others: int) -> None:
+    """The scale of the result is a power of two; those of the inputs may have a few bits, as those of constants do:
+    with ``others`` more no more than float32 holds."""
+    _scales_are_powers((step.output,), program)
+    total = others
+    for name in step.inputs:
+        scales = program.scales.get(name)
+        if not scales:
+            raise Unproven(f"the scale of '{name}' is not known")
+        for scale in scales:
+            width = int(bits(lowest_terms(np.asarray([scale], np.float32))[1])[0])
+            total = max(total, others + width) if others else total + width
+            if total > FLOAT_BITS:
+                raise Unproven(f"the scale {scale:.9g} of '{name}' has {width} bits, too many", scale=float(scale))
 
 
 def _exit_scale(step: Product, program: Program) -> Array:

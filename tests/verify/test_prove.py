@@ -242,6 +242,10 @@ def test_the_unfused_reading_is_exact_with_powers_of_two_and_few_bits() -> None:
     ):
         assert prove(single(step, powers)).unfused_exact or step.carrier is Carrier.QDQ
         assert prove(single(step, {**powers, "a": (0.3,)})).unfused_exact == (step.carrier is Carrier.QLINEAR)
+    for step in (add(0.5, 0.75), multiply(5 / 2.0**8)):  # constants have scales of a few bits
+        assert prove(single(step, {**powers, "b": (171 / 2.0**10,)})).unfused_exact
+        assert not prove(single(step, {**powers, "y": (0.375,)})).unfused_exact
+    assert not prove(single(conv(37 / 2.0**16), {**powers, "a": (0.375,)})).unfused_exact
     wide = conv(509 / 2.0**16)
     assert prove(single(wide, powers)).holds and not prove(single(wide, powers)).unfused_exact
     assert "9 bits of the multiplier and 16 of the sum" in prove(single(wide, powers)).unfused[0].reason
