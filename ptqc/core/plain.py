@@ -1,12 +1,17 @@
 """Frozen dataclasses to plain JSON values and back, by their type hints; unknown or missing keys are errors."""
 
+import json
 import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ptqc.core.errors import OptionError, quoted
+
 T = TypeVar("T")
+MAX_JSON_BYTES = 64 << 20
 INFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -27,6 +32,22 @@ def from_plain(kind: type[T], data: Any) -> T:
     """The inverse of :func:`to_plain` for a dataclass type. Raises ValueError or TypeError on anything else."""
     made: T = _read(kind, data, kind.__name__)
     return made
+
+
+def load_json(path: Path, noun: str, fix: str) -> Any:
+    """The plain data of a JSON file that is a ``noun``. OptionError where it is missing, too large or no JSON."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OptionError(f"cannot read the {noun}", where=quoted(path), why=reason, fix=fix) from error
+    if len(content) > MAX_JSON_BYTES:
+        raise OptionError(f"the {noun} is too large", where=quoted(path), why="the limit is 64 MiB", fix=fix)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"this is no {noun}", where=quoted(path), why="it is no JSON text", fix=fix) from error
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ptqc.core.errors import OptionError, quoted
-from ptqc.core.plain import from_plain, to_plain
+from ptqc.core.errors import OptionError
+from ptqc.core.plain import from_plain, load_json, to_plain
 from ptqc.graph.files import write_atomically
 from ptqc.report.estimates import Estimate
 
 REPORT_VERSION = 1
-MAX_REPORT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,17 +289,4 @@ class Report:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads a report file. Raises OptionError where it is missing, too large or no report."""
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_REPORT_BYTES + 1)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise OptionError("cannot read the report", where=quoted(path), why=reason) from error
-        if len(content) > MAX_REPORT_BYTES:
-            raise OptionError("the report is too large", where=quoted(path), why="the limit is 64 MiB")
-        try:
-            data = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            fix = "give the file that --report wrote"
-            raise OptionError("this is no report", where=quoted(path), why="it is no JSON text", fix=fix) from error
-        return cls.from_json(data)
+        return cls.from_json(load_json(path, "report", "give the file that --report wrote"))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from ptqc.core.errors import OptionError, quoted
-from ptqc.core.plain import from_plain, to_plain
+from ptqc.core.errors import OptionError
+from ptqc.core.plain import from_plain, load_json, to_plain
 from ptqc.graph.files import write_atomically
 from ptqc.graph.load import LoadedModel
 from ptqc.verify.compare import Comparison, Difference
@@ -18,7 +18,6 @@ from ptqc.verify.kernels import KernelTest
 from ptqc.verify.proof import Proof, StaticReport
 
 CERTIFICATE_VERSION = 1
-MAX_CERTIFICATE_BYTES = 64 << 20
 MOST_ELEMENTS = 1 << 28  # of an input
 KERNEL = "onnxruntime runs it in an integer kernel"
 
@@ -141,22 +140,7 @@ class Certificate:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads a certificate. OptionError where it is missing, too large or none."""
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_CERTIFICATE_BYTES + 1)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise OptionError("cannot read the certificate", where=quoted(path), why=reason) from error
-        if len(content) > MAX_CERTIFICATE_BYTES:
-            raise OptionError("the certificate is too large", where=quoted(path), why="the limit is 64 MiB")
-        try:
-            data = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            fix = "give the file that ptqc verify -o wrote"
-            raise OptionError(
-                "this is no certificate", where=quoted(path), why="it is no JSON text", fix=fix
-            ) from error
-        return cls.from_json(data)
+        return cls.from_json(load_json(path, "certificate", "give the file that ptqc verify -o wrote"))
 
 
 def _check_numbers(certificate: Certificate) -> None:

@@ -159,8 +159,9 @@ class _Comparing:
 
     def compared(self) -> Comparison:
         total, done, stopped = sum(self.task.plan.values()), 0, ""
+        first = len(self.task.plan)  # one input of each kind has its turn whatever the time
         for batch in self._batches():
-            if self.task.budget is not None and time.monotonic() - self.start > self.task.budget and done:
+            if self.task.budget is not None and time.monotonic() - self.start > self.task.budget and done >= first:
                 stopped = f"{done:,} of {total:,} inputs ran in the {self.task.budget:g} s that were given"
                 break
             if not any(one.active for one in self.contenders):

@@ -228,8 +228,8 @@ class Reading:
             for node in order
         ]
         for default in self.model.meta.get(REPLACEABLE, ()):
-            reason = f"input {quoted(default)} has a default value that a run may replace: leave it out of the inputs"
-            obstacles.append(Obstacle("", "", reason))
+            why = f"input {quoted(default)} has a default value that a run may replace: leave it out of the inputs"
+            obstacles.append(Obstacle("", "", why))
         for value in outputs:
             if (reason := self._no_program(value)) is not None:
                 obstacles.append(Obstacle("", "", f"output {quoted(value.name)} is {reason}"))
