@@ -41,6 +41,22 @@ def refused(tmp_path):
     return refuse
 
 
+def test_options_of_integer_only_models(tmp_path):
+    file = tmp_path / "ptqc.toml"
+    file.write_text(
+        'target = "int8-integer"\nscales = "pow2"\nmultiplier-bits = 6\nio = "integer"\nallow-float = ["head*"]\n'
+        'format = "portable"\n'
+    )
+    assert load_config(file) == {
+        "target": "int8-integer",
+        "scales": "pow2",
+        "multiplier_bits": 6,
+        "io": "integer",
+        "allow_float": ("head*",),
+        "format": "portable",
+    }
+
+
 def test_all_kinds_of_values(tmp_path):
     file = tmp_path / "ptqc.toml"
     file.write_text(FULL)

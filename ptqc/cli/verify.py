@@ -1,6 +1,8 @@
 """``ptqc verify``: proves that a model is integer arithmetic, and that every engine gives the same bits."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 UNPROVEN = 1  # exit code
+FLOAT_MODEL = "nothing in this model is integer: ptqc quantize --target int8-integer makes such a model of a float one"
 
 
 @click.command("verify")
@@ -81,6 +84,21 @@ def parse_budget(text: str) -> float | None:
     return seconds
 
 
+def grouped(sentences: Sequence[str]) -> tuple[str, ...]:
+    """One sentence for each reason: ``node 'a' (Add): why``, with the number of others of that reason behind it."""
+    first: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for sentence in sentences:
+        node, colon, reason = sentence.partition(": ")
+        operator = node.rpartition(" (")[2] if node.endswith(")") else ""
+        key = f"{operator}: {reason}" if colon else sentence
+        first.setdefault(key, sentence)
+        count[key] += 1
+    more = {key: f" (and {number - 1} more nodes, named with -v)" for key, number in count.items() if number > 2}
+    more |= {key: " (and 1 more node, named with -v)" for key, number in count.items() if number == 2}
+    return tuple(sentence + more.get(key, "") for key, sentence in first.items())
+
+
 def _recheck(
     model: Path, certificate: Path, options: dict[str, Any], console: Console
 ) -> "tuple[Certificate, tuple[str, ...]]":
@@ -111,12 +129,13 @@ def _show(found: "Certificate", deviations: tuple[str, ...], again: bool, consol
     console.show(verdict_panel(found, deviations, again), proof_table(found))
     if found.comparison is not None:
         console.show(engine_table(found.comparison))
-    sentences = (*deviations, *found.failures)
+    sentences = (*deviations, *found.failures) if everything else grouped((*deviations, *found.failures))
     for sentence in sentences if everything else sentences[:SHOWN]:
         console.show(Text.assemble(("not proven: ", "red"), quoted(sentence, 600)[1:-1]))
     if len(sentences) > SHOWN and not everything:
         console.show(Text(f"{len(sentences) - SHOWN} more with -v"))
-    for note in found.notes:
+    float_model = bool(found.static.obstacles) and not found.static.findings
+    for note in (*found.notes, *([FLOAT_MODEL] if float_model else ())):
         console.show(Text.assemble(("note: ", "yellow"), quoted(note, 600)[1:-1]))
     if everything:
         console.show(bounds_table(found.static), kernel_table(found.kernels))

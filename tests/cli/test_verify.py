@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ptqc.cli.verify import grouped
 from ptqc.graph.save import save_model
 from ptqc.verify.program import Carrier
 from tests.verify.networks import SIZE, Network
@@ -77,8 +78,9 @@ def test_a_float_model_is_not_proven_and_its_nodes_are_named(ptqc, models):
     assert (
         "no engine was run on the whole model" in found.stdout
         and "not proven: node" in found.stdout
-        and "more with -v" in found.stdout
+        and "named with -v" in found.stdout
     )
+    assert "ptqc quantize --target int8-integer makes such a model" in " ".join(found.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,14 @@ def test_budgets():
     from ptqc.cli.verify import parse_budget
 
     assert [parse_budget(text) for text in ("60s", "90", "2min", "0.5 h", "none")] == [60.0, 90.0, 120.0, 1800.0, None]
+
+
+def test_one_line_for_each_reason():
+    found = grouped(
+        ["node 'a' (Add): odd", "node 'b' (Add): odd", "node 'c' (Mul): odd", "node 'd' (Add): odd", "no colon"]
+    )
+    assert found == (
+        "node 'a' (Add): odd (and 2 more nodes, named with -v)",
+        "node 'c' (Mul): odd",
+        "no colon",
+    )
