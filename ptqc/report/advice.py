@@ -20,6 +20,7 @@ def with_advice(report: Report) -> Report:
     found = dict.fromkeys(
         (
             *report.warnings,
+            *_proof(report),
             *_speed(report),
             *_size(report),
             *_rounding(report),
@@ -29,6 +30,14 @@ def with_advice(report: Report) -> Report:
         )
     )
     return replace(report, warnings=tuple(found))
+
+
+def _proof(report: Report) -> Iterator[str]:
+    if report.verification is not None and not report.verification.proven:
+        yield (
+            "the result is not proven to be integer-only: do not rely on equal bits elsewhere. "
+            "ptqc verify names all nodes and reasons."
+        )
 
 
 def _speed(report: Report) -> Iterator[str]:

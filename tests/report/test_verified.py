@@ -1,10 +1,13 @@
 """The short verification in reports of integer-only results."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
+from ptqc.report.advice import with_advice
 from ptqc.report.report import FileInfo, Report, VerificationInfo
 from ptqc.report.summary import summary_rows
 from ptqc.report.verified import verified
@@ -40,6 +43,9 @@ def test_a_network_with_an_odd_zero_point():
     found = checked(Network(zero_point=11, carrier=Carrier.QDQ))
     assert not found.proven and found.differing > 0
     assert rows(found)["integer-only"].startswith("NOT PROVEN: node 'add'")
+    report = Report(FileInfo("model.onnx", 1, "0"), "int8-integer", verification=found)
+    assert [text for text in with_advice(report).warnings if "not proven" in text and "ptqc verify" in text]
+    assert not with_advice(replace(report, verification=checked(Network()))).warnings
 
 
 def test_json_both_ways():
