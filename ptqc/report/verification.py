@@ -29,6 +29,8 @@ def verdict_panel(certificate: "Certificate", deviations: Sequence[str] = (), ag
     from rich.text import Text
 
     words, style = VERDICTS[certificate.verdict]
+    if certificate.verdict == "proven" and certificate.static.obstacles:
+        words, style = f"proven but for {counted(len(certificate.static.obstacles), 'node')} in float", "yellow"
     if again:
         stands = not deviations and certificate.verdict == "proven"
         words, style = ("the certificate stands", "green") if stands else ("THE CERTIFICATE DOES NOT STAND", "red")

@@ -52,6 +52,8 @@ def _integers(program: Program) -> list[Proof]:
     lost = [door for door in program.exits if door.codes not in known]
     if program.complete:
         found += [Proof(INTEGERS, door.node, False, {}, f"nothing makes '{door.codes}'") for door in lost]
+    if program.obstacles and not program.steps:
+        found.append(Proof(INTEGERS, "", False, {}, "nothing in the file computes with integers"))
     whole = Proof(INTEGERS, "", not found, {"tensors": len(known), "steps": len(program.steps)})
     return found or [whole]
 

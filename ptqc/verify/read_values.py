@@ -169,6 +169,8 @@ def parameters_of(scale: ir.Value | None, zero_point: ir.Value | None, type_name
         offsets, type_name = found.constant.astype(np.int64), found.type
     if type_name not in INTEGERS or type_name == "bool":
         raise Unreadable(f"codes of type {type_name} are no integers")
+    if type_name.endswith("32") and offsets.any():
+        raise Unreadable("codes of 32 bits have a zero point, so that their difference may overflow")
     if array.size == 1 and offsets.size == 1:
         return Parameters(array.reshape(()), offsets.reshape(()), type_name)
     if offsets.size not in (1, array.size):

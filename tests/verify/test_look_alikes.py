@@ -9,7 +9,7 @@ from ptqc.execute.runtime import run_session, session_of
 from ptqc.graph.load import load_model
 from ptqc.verify.bounds import find_bounds
 from ptqc.verify.prove import prove
-from ptqc.verify.read import read_program
+from ptqc.verify.read import FLOAT_ISLANDS, read_program
 from tests.verify.texts import COMMON, reasons
 
 ENTRY = "[enter] q = QuantizeLinear(x, s, z) [d] r = DequantizeLinear(q, s, z)"
@@ -149,3 +149,17 @@ def test_pools_whose_windows_engines_place_differently(dilations, holds):
     pool = f'MaxPool<kernel_shape = [3,3], strides = [2,2], dilations = {dilations}, auto_pad = "SAME_LOWER">(x)'
     report = prove(read(f"g (uint8[1,1,9,9] x) => (uint8[a,b,c,d] y) {{ [pool] y = {pool} }}"))
     assert report.holds == holds
+
+
+def test_a_file_that_allows_itself_everything_proves_nothing():
+    model = proto("g (float[1,4] x) => (float[1,4] y) { [root] y = Sqrt(x) }")
+    model.metadata_props.add(key=FLOAT_ISLANDS, value='["root"]')
+    program = read_program(load_model(model, allow_quantized=True))
+    assert [obstacle.allowed for obstacle in program.obstacles] == [True]
+    assert prove(program).failures == ("node '': nothing in the file computes with integers",)
+
+
+@pytest.mark.parametrize("zero_point", [0, 5])
+def test_codes_of_32_bits_have_no_zero_point(zero_point):
+    body = "g (int32[4] x) => (float[4] y) <float s = {0.5}> { [leave] y = DequantizeLinear(x, s, zero) }"
+    assert read(body, {"zero": np.int32(zero_point)}).complete == (zero_point == 0)
