@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ptqc.cli.console import Console
 from ptqc.cli.inputs import parse_shapes
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 UNPROVEN = 1  # exit code
+# Parameters that a certificate decides, and their options.
+FROM_CERTIFICATE = {
+    "static_only": "--static",
+    **{name: f"--{name}" for name in ("inputs", "sample", "budget", "seed")},
+    "shapes": "--shape",
+}
 FLOAT_MODEL = "nothing in this model is integer: ptqc quantize --target int8-integer makes such a model of a float one"
 
 
@@ -105,8 +112,11 @@ def _recheck(
     from ptqc.verify.certificate import Certificate
     from ptqc.verify.recheck import recheck
 
-    if options["static_only"]:
-        raise OptionError("--static contradicts --certificate", fix="leave out one of them")
+    source = click.get_current_context().get_parameter_source
+    for name, option in FROM_CERTIFICATE.items():
+        if source(name) is ParameterSource.COMMANDLINE:
+            why = "the certificate says what is run again"
+            raise OptionError(f"{option} contradicts --certificate", why=why, fix="leave out one of them")
     opened = Certificate.load(certificate)
     given = {name: options[name] for name in ("data", "portable", "preprocess")}
     with console.progress() as progress:

@@ -88,7 +88,17 @@ class Gates:
 
 
 def gate_failure(report: Report) -> GateFailed | None:
-    """The error that says which gates failed and by what figures; None where all passed."""
+    """The error that says which gates failed and by what figures; None where all passed.
+
+    An integer-only result that is not proven fails by itself.
+    """
+    if report.verification is not None and not report.verification.proven:
+        return GateFailed(
+            "the result is not proven",
+            where=quoted(report.model.path),
+            why=report.verification.failures[0],
+            fix="this should not happen: please report the model; --keep-failed writes the result, to be looked at",
+        )
     failed = [gate for gate in report.gates if not gate.passed]
     if not failed:
         return None

@@ -106,14 +106,14 @@ def input_space(program: Program, sizes: Mapping[str, Sequence[int]] | None = No
 def plan_inputs(space: InputSpace, count: int, given: int) -> dict[Kind, int]:
     """How many inputs of each kind make ``count``; ``given`` samples are there. At most half are given ones."""
     plan: dict[Kind, int] = {}
-    left = count
+    share = min(given, count // 2)
+    left = count - share
     for kind, most in FIXED.items():
         if (kind is Kind.TIES and space.ties is None) or (kind is Kind.BOUNDARIES and not _has_real(space)):
             continue
         plan[kind] = min(most, left)
         left -= plan[kind]
-    plan[Kind.GIVEN] = min(given, (left + 1) // 2)
-    left -= plan[Kind.GIVEN]
+    plan[Kind.GIVEN] = share
     plan[Kind.SMOOTH] = left // 2
     plan[Kind.RANDOM] = left - left // 2
     return {kind: number for kind, number in plan.items() if number}

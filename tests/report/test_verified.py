@@ -8,6 +8,7 @@ import pytest
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
 from ptqc.report.advice import with_advice
+from ptqc.report.gates import gate_failure
 from ptqc.report.report import FileInfo, Report, VerificationInfo
 from ptqc.report.summary import summary_rows
 from ptqc.report.verified import verified
@@ -57,3 +58,12 @@ def test_nothing_is_said_of_bits_where_integer_operators_carry_all_codes():
     info = VerificationInfo(True, "", 1, 200, 5, 0, 0, None, ("island",), ())
     assert "bits" not in rows(info)
     assert rows(info)["integer-only"] == "proven, but for 1 node allowed in float: 1 claim, 200 bounds for every input"
+
+
+def test_a_result_that_is_not_proven_fails() -> None:
+    info = VerificationInfo(False, "free", 1, 200, 5, 9, 1, None, (), ("node 'a': its multiplier is not exact",))
+    report = Report(FileInfo("model.onnx", 1, "0"), "int8-integer", verification=info)
+    failure = gate_failure(report)
+    assert failure is not None and failure.exit_code == 1
+    assert "not proven" in failure.what and "node 'a'" in (failure.why or "")
+    assert gate_failure(replace(report, verification=replace(info, proven=True))) is None
