@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -24,7 +25,7 @@ from ptqc.verify.execution import Inputs, described, execute, fused_steps, space
 from ptqc.verify.inputs import plan_inputs
 from ptqc.verify.kernels import check_kernels
 from ptqc.verify.portable import derive_portable
-from ptqc.verify.program import Carrier, Program
+from ptqc.verify.program import Carrier, Product, Program
 from ptqc.verify.proof import StaticReport
 from ptqc.verify.prove import prove
 from ptqc.verify.read import read_program
@@ -33,6 +34,7 @@ from ptqc.verify.same_steps import prove_portable
 DEFAULT_INPUTS = 1000
 DEFAULT_SAMPLE = 100  # inputs that slow engines get
 DEFAULT_BUDGET = 60.0  # seconds
+SAFE_WEIGHT = 64  # 255 * 64 * 2 fits into 16 bits
 
 Model = str | Path | onnx.ModelProto | ir.Model
 
@@ -84,12 +86,12 @@ def verify_model(
         target=loaded.model.metadata_props.get("ptqc.target", ""),
         seed=seed,
         data=described(source),
-        notes=_islands(program),
+        notes=(*_islands(program), *_saturating(program)),
     )
+    certificate = _with_fusion(certificate, loaded.model, program)
     if static_only:
         return _noted(certificate, "nothing was run: only what holds without running is proven")
     given, certificate = _portable_form(loaded, program, portable, certificate, shown)
-    certificate = _with_fusion(certificate, loaded.model, program)
     space = space_of(loaded.model, program, {**_sizes(source), **(shapes or {})})
     if isinstance(space, str):
         if static.holds:  # each step can be run all the same
@@ -123,6 +125,22 @@ def _islands(program: Program) -> tuple[str, ...]:
     if not names:
         return ()
     return (f"allowed to compute in float, so that nothing is proven of them: {', '.join(names)}",)
+
+
+def _saturating(program: Program) -> tuple[str, ...]:
+    """Where the kernels of older processors would not add products exactly."""
+    wide = [
+        step
+        for step in program.steps
+        if isinstance(step, Product) and step.carrier is not Carrier.INTEGER and step.weights is not None
+        if int(np.abs(step.weights).max(initial=0)) > SAFE_WEIGHT
+    ]
+    if not wide:
+        return ()
+    return (
+        f"weights beyond {SAFE_WEIGHT}: on x86-64 processors without VNNI, onnxruntime's kernels saturate sums of two "
+        "products; --cpu avx2 makes models for those",
+    )
 
 
 def _with_fusion(certificate: Certificate, model: ir.Model, program: Program) -> Certificate:
