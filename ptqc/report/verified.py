@@ -42,9 +42,9 @@ def verified(model: ir.Model, source: Source, seed: int = 0) -> VerificationInfo
     qdq = any(step.carrier is Carrier.QDQ for step in program.steps)
     engines = [Engine("onnxruntime"), *([Engine("onnxruntime", level="none")] if qdq else [])]
     try:
-        for feeds in _feeds(forms, source, seed) if program.complete else ():
-            (wrong, *others), count = count_differences(forms, engines, feeds)
-            inputs, codes, differing, unfused = inputs + 1, codes + count, differing + wrong, unfused + sum(others)
+        feeds = list(_feeds(forms, source, seed)) if program.complete else []
+        (differing, *others), codes = count_differences(forms, engines, feeds)
+        inputs, unfused = len(feeds), sum(others)
     except PtqcError as error:
         failures.append(str(error))
     if differing:

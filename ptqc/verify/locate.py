@@ -33,7 +33,7 @@ def locate(forms: Forms, engine: Engine, feeds: Feeds) -> Place | None:
     if engine.kind == "interpreter" or not forms.program.complete:
         return None
     try:
-        for step, expected, found in _compared(forms, engine, feeds, _expected(forms, feeds)):
+        for step, expected, found in _compared(forms, engine, [feeds], [_expected(forms, feeds)]):
             if (place := _place(step, expected, found)) is not None:
                 return place
     except PtqcError:
@@ -41,22 +41,25 @@ def locate(forms: Forms, engine: Engine, feeds: Feeds) -> Place | None:
     return None
 
 
-def count_differences(forms: Forms, engines: Sequence[Engine], feeds: Feeds) -> tuple[tuple[int, ...], int]:
-    """How many codes differ from the interpreter's on each engine, and of how many.
+def count_differences(forms: Forms, engines: Sequence[Engine], inputs: Sequence[Feeds]) -> tuple[tuple[int, ...], int]:
+    """How many codes differ from the interpreter's on each engine, and of how many, over all ``inputs``.
 
     Compared are the tensors that float32 arithmetic carries in the file; those of integer operators have no freedom.
 
     Raises PtqcError kinds where an engine or the interpreter does not run.
     """
-    differing, expected = [], _expected(forms, feeds)
-    carried = [one for one in expected if one[0].carrier is not Carrier.INTEGER]
+    expected = [
+        [(step, codes) for step, codes in _expected(forms, feeds) if step.carrier is not Carrier.INTEGER]
+        for feeds in inputs
+    ]
+    differing = []
     for engine in engines:
         count = 0
-        for _, codes, found in _compared(forms, engine, feeds, carried):
+        for _, codes, found in _compared(forms, engine, inputs, expected):
             same_shape = found.shape == codes.shape
-            count += int((found.astype(np.int64) != codes).sum()) if same_shape else codes.size
+            count += int((found != codes).sum()) if same_shape else codes.size
         differing.append(count)
-    return tuple(differing), sum(codes.size for _, codes in carried)
+    return tuple(differing), sum(codes.size for tensors in expected for _, codes in tensors)
 
 
 def _expected(forms: Forms, feeds: Feeds) -> list[tuple[Step, Array]]:
@@ -67,26 +70,33 @@ def _expected(forms: Forms, feeds: Feeds) -> list[tuple[Step, Array]]:
 
     def observe(step: Step, values: Array) -> None:
         if step.output in inside:
-            found.append((step, values))
+            found.append((step, _narrowed(values)))
 
     interpret(forms, feeds, observe)
     return found
 
 
+def _narrowed(values: Array) -> Array:
+    """The same numbers in the smallest type that holds them."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    return values.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
+
+
 def _compared(
-    forms: Forms, engine: Engine, feeds: Feeds, expected: Sequence[tuple[Step, Array]]
+    forms: Forms, engine: Engine, inputs: Sequence[Feeds], expected: Sequence[Sequence[tuple[Step, Array]]]
 ) -> Iterator[tuple[Step, Array, Array]]:
-    """Those of ``expected`` that the form of ``engine`` has, with its codes beside them."""
+    """Those of ``expected``, of each input, that the form of ``engine`` has, with its codes beside them."""
     model = forms.of(engine)
     outputs = output_names(model)
     present = {value.name for node in model.graph for value in node.outputs}.difference(outputs)
-    steps = [one for one in expected if one[0].output in present]
-    for start in range(0, len(steps), MOST_TENSORS):
-        part = steps[start : start + MOST_TENSORS]
-        names = [step.output for step, _ in part]
-        values = open_engine(engine, forms, names)(feeds)[len(outputs) :]
-        for (step, codes), found in zip(part, values, strict=True):
-            yield step, codes, found
+    names = [step.output for step, _ in (expected[0] if expected else ()) if step.output in present]
+    for start in range(0, len(names), MOST_TENSORS):
+        part = names[start : start + MOST_TENSORS]
+        run = open_engine(engine, forms, part)
+        for feeds, tensors in zip(inputs, expected, strict=True):
+            wanted = {step.output: (step, codes) for step, codes in tensors}
+            for name, found in zip(part, run(feeds)[len(outputs) :], strict=True):
+                yield (*wanted[name], found)
 
 
 def _place(step: Step, expected: Array, found: Array) -> Place | None:
