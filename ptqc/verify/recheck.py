@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ptqc import __version__
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.core.errors import OptionError, quoted
 from ptqc.core.plain import to_plain
 from ptqc.core.progress import Progress
-from ptqc.graph.load import import_model
+from ptqc.graph.load import LoadedModel, import_model
 from ptqc.verify.certificate import Certificate, file_hashes
 from ptqc.verify.compare import Comparison
 from ptqc.verify.engines import Forms
@@ -64,50 +66,55 @@ def recheck(
     shown = progress or (lambda stage, done, total: None)
     loaded = import_model(model, allow_quantized=True)
     _check_hashes(certificate.files, file_hashes(loaded), model)
-    shown("prove", 0, 1)
+    now, form, notes = _proven_again(certificate, loaded, portable, shown)
+    same = to_plain(now.static) == to_plain(certificate.static)
+    deviations = () if same else ("the static findings are not those of the certificate",)
+    if certificate.comparison is None:
+        return Recheck(replace(now, notes=notes), deviations)
+    source = None if data is None else open_source(data, input_specs(loaded.model), preprocessing=preprocess)
+    _check_data(certificate, source)
+    program = read_program(loaded.model)
+    space = space_of(loaded.model, program, certificate.shapes)
+    if isinstance(space, str):
+        return Recheck(replace(now, notes=(space,)), (*deviations, "the engines cannot be run again"))
+    counts = {Kind(result.kind): result for result in certificate.comparison.kinds}
+    if source is None and counts.pop(Kind.GIVEN, None) is not None:
+        notes = (*notes, "the given inputs were not run again: name them with --data")
+    plan = {kind: result.inputs for kind, result in counts.items()}
+    sample = {kind: result.interpreted for kind, result in counts.items()}
+    inputs = Inputs(space, plan, sample, certificate.seed, source)
+    found = execute(Forms(loaded.model, program, loaded.path, form), now.static, inputs, shown)
+    now = replace(now, cpu=found.cpu, kernels=found.kernels, comparison=found.comparison, notes=notes)
+    if not found.comparison.kinds:
+        deviations = (*deviations, "no inputs were run")
+    return Recheck(now, (*deviations, *_deviations(certificate.comparison, found.comparison)))
+
+
+def _proven_again(
+    certificate: Certificate, loaded: LoadedModel, portable: str | Path | None, progress: Progress
+) -> tuple[Certificate, ir.Model | None, tuple[str, ...]]:
+    """The certificate with what is proven now and nothing that was run, the portable form, and notes."""
+    progress("prove", 0, 1)
     program = read_program(loaded.model)
     static = prove(program)
-    shown("prove", 1, 1)
+    progress("prove", 1, 1)
     now = replace(
         certificate,
         ptqc=__version__,
         static=static,
         comparison=None,
         kernels=(),
-        fused=(),
+        fused=fused_steps(loaded.model, program, static),
         notes=(),
         static_portable=None,
     )
-    same = to_plain(static) == to_plain(certificate.static)
-    deviations = [] if same else ["the static findings are not those of the certificate"]
-    form, notes = None, []
-    if portable is not None:
-        opened = import_model(portable, allow_quantized=True)
-        if "derived" not in certificate.portable:
-            _check_hashes(certificate.portable, file_hashes(opened), portable)
-        form = opened.model
-        now = replace(now, static_portable=prove_portable(program, read_program(form)))
-    elif certificate.portable:
-        notes.append("the portable form was not run again: give its file with --portable")
-    if certificate.comparison is None:
-        return Recheck(replace(now, notes=tuple(notes)), tuple(deviations))
-    now = replace(now, fused=fused_steps(loaded.model, program, static))
-    source = None if data is None else open_source(data, input_specs(loaded.model), preprocessing=preprocess)
-    _check_data(certificate, source)
-    space = space_of(loaded.model, program, certificate.shapes)
-    if isinstance(space, str):
-        return Recheck(replace(now, notes=(space,)), (*deviations, "the engines cannot be run again"))
-    counts = {Kind(result.kind): result for result in certificate.comparison.kinds}
-    if source is None and counts.pop(Kind.GIVEN, None) is not None:
-        notes.append("the given inputs were not run again: name them with --data")
-    plan = {kind: result.inputs for kind, result in counts.items()}
-    sample = {kind: result.interpreted for kind, result in counts.items()}
-    inputs = Inputs(space, plan, sample, certificate.seed, source)
-    found = execute(Forms(loaded.model, program, loaded.path, form), static, inputs, shown)
-    now = replace(now, cpu=found.cpu, kernels=found.kernels, comparison=found.comparison, notes=tuple(notes))
-    if not found.comparison.kinds:
-        deviations.append("no inputs were run")
-    return Recheck(now, (*deviations, *_deviations(certificate.comparison, found.comparison)))
+    if portable is None:
+        left = ("the portable form was not run again: give its file with --portable",) if certificate.portable else ()
+        return now, None, left
+    opened = import_model(portable, allow_quantized=True)
+    if "derived" not in certificate.portable:
+        _check_hashes(certificate.portable, file_hashes(opened), portable)
+    return replace(now, static_portable=prove_portable(program, read_program(opened.model))), opened.model, ()
 
 
 def _deviations(old: Comparison, new: Comparison) -> list[str]:
