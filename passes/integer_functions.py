@@ -26,13 +26,16 @@ class NoTableError(ValueError):
     """A function has no table for the given codes; the message says why."""
 
 
-def function_table(operator: str, attributes: Attributes, source: QuantParams, output: QuantParams) -> Array:
+def function_table(
+    operator: str, attributes: Attributes, source: QuantParams, output: QuantParams, error: float = 0.0
+) -> Array:
     """Output codes of a function for every code of its input, or every 16th one where the input has 16 bits.
 
     Args:
         operator: ONNX operator, a key of ``FUNCTIONS``.
         attributes: of the node, as :func:`function_attributes` gives them.
         source, output: per-tensor parameters of input and output.
+        error: added to each value of the function.
 
     Returns:
         int64 [256]: the output code of each code of the input's storage type, least first. From 16 bits int64 [4097]:
@@ -53,7 +56,7 @@ def function_table(operator: str, attributes: Attributes, source: QuantParams, o
         if np.isnan(results[used]).any():
             undefined = float(x[used][np.isnan(results[used])][0])
             raise NoTableError(f"{operator} is not defined at {undefined:.6g}, which its input may be")
-        steps = np.rint(results.astype(np.float32) / output.scale)
+        steps = np.rint((results + error).astype(np.float32) / output.scale)
     found = np.clip(np.nan_to_num(steps) + output.zero_point.astype(np.float64), output.qmin, output.qmax)
     table: Array = found.astype(np.int64)
     return table

@@ -19,7 +19,7 @@ from ptqc.passes.integer_functions import FUNCTIONS
 from ptqc.passes.integer_linear import lower_product
 from ptqc.passes.integer_normalisation import lower_layer_normalization, lower_reduce_mean, lower_softmax
 from ptqc.passes.integer_rows import has_rows, lower_to_rows
-from ptqc.passes.integer_tables import lower_function
+from ptqc.passes.integer_tables import is_certain, lower_function
 from ptqc.passes.integer_writer import WIDE_BITS, IntegerWriter, NoIntegerForm
 from ptqc.passes.quantized_regions import MOVES, Region, region_of, remove_unread, take_place
 
@@ -95,6 +95,8 @@ class LowerToIntegers:
         standard = node.domain in STANDARD_DOMAINS
         lowering = LOWERINGS.get(node.op_type, _unknown) if standard else _unknown
         fused = is_op(node, *FUSED) and (region.complete or not is_op(node, "Conv"))
+        if is_op(node, "Sigmoid") and not self.everything:
+            fused = not _is_wide(region) and is_certain(region)
         rows = has_rows(region)
         if self.everything or not fused or _is_wide(region) or (rows and not region.complete):
             return region, lowering  # a Gemm of rows would give real numbers, to be reshaped

@@ -133,11 +133,13 @@ class Lookup(Step):
         function: operator in the file (``Sigmoid``), for messages.
         table: int64 [256].
         type: of the output.
+        certain: no entry is so near to a tie that the runtime's own approximation of the function might differ.
     """
 
     function: str
     table: Array
     type: QuantType
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

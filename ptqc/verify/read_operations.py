@@ -22,7 +22,7 @@ from ptqc.verify.program import (
     Step,
 )
 from ptqc.verify.read_values import BYTES, Parameters, Real, Unreadable, scalar_parameters
-from ptqc.verify.tables import function_table, requantization_table
+from ptqc.verify.tables import function_table, is_certain, requantization_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +228,7 @@ class FunctionOperation:
             function=self.operator,
             table=function_table(self.operator, self.attributes, source, result),
             type=result.quant_type,
+            certain=is_certain(self.operator, self.attributes, source, result),
         )
 
 

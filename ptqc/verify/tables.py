@@ -35,6 +35,17 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
+# Of onnxruntime's approximation of Sigmoid: at most 1.7e-7 at four million arguments from -40 to 40.
+ERROR = {"Sigmoid": 2.0**-22}
+
+
+def is_certain(operator: str, attributes: Mapping[str, Any], source: Parameters, output: Parameters) -> bool:
+    """Whether the table is the same for every function as near to ``operator`` as the runtime's."""
+    error = ERROR.get(operator, 0.0)
+    exact = FUNCTIONS[operator](_reals(source).astype(np.float64), attributes)
+    return error == 0.0 or bool((_codes(exact - error, output) == _codes(exact + error, output)).all())
+
+
 def function_table(operator: str, attributes: Mapping[str, Any], source: Parameters, output: Parameters) -> Array:
     """``clamp(round_half_even(fl(fl(f(x)) / s_y)) + z_y)``, ``x = fl(s * (q - z))``, for every code q from the least.
 

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from ptqc.core.dyadic import Dyadic, nearest_dyadic, ratio, round_shift
 from ptqc.core.types import UINT8, Array
 from ptqc.execute.fusion import check_fusion
+from ptqc.graph.load import load_model
 from ptqc.graph.text import to_text
 from ptqc.passes.base import PassContext
 from ptqc.passes.integer_writer import IntegerWriter, NoIntegerForm
 from ptqc.passes.lower_to_integers import LowerToIntegers
+from ptqc.verify.prove import prove
+from ptqc.verify.read import read_program
 from tests.passes.integer_cases import CASES, IMAGE, binary, conv, matrix, moved
 from tests.passes.integer_networks import QDQBuilder, run
 from tests.passes.lowering import operators, refusals
@@ -159,6 +162,17 @@ def test_the_portable_form_of_a_fast_one_has_tables_for_the_reference_evaluator(
     assert "GatherElements" not in operators(done)
     for engine in ENGINES:
         np.testing.assert_array_equal(run(done, feeds, engine)[0], run(fast, feeds)[0])
+
+
+def test_a_sigmoid_that_the_runtime_approximates_too_coarsely_becomes_a_table() -> None:
+    net = QDQBuilder()
+    model = net.model(net.operator("Sigmoid", [net.input("x", IMAGE, 0.0625, 254)], "y", 2.0**-26, 0))
+    proofs = prove(read_program(load_model(model.clone(), allow_quantized=True)))
+    assert not proofs.holds and "near to a tie" in proofs.failures[0]
+    fast, feeds = lowered(model, LowerToIntegers()), feeds_of(model)
+    assert "Sigmoid" not in operators(fast) and prove(read_program(load_model(fast, allow_quantized=True))).holds
+    for engine in ENGINES:
+        np.testing.assert_array_equal(run(lowered(model), feeds, engine)[0], run(fast, feeds)[0])
 
 
 def test_a_convolution_that_ends_in_real_numbers_has_accumulators() -> None:
