@@ -160,7 +160,7 @@ def _scales(certificate: "Certificate") -> str:
         return "powers of two: exact on any engine, fused or not"
     versions = {f"onnxruntime {result.version}" for result in _engines(certificate) if "onnxruntime" in result.engine}
     named = min(versions, default="onnxruntime")
-    return f"free: exact where the engine fuses as {named} does; the portable form is exact on any"
+    return f"free: exact where the engine fuses as {named} does; the portable form is exact on every one"
 
 
 def _engines(certificate: "Certificate") -> Sequence[Any]:
