@@ -1,6 +1,5 @@
 """The interpreter against onnxruntime's integer kernels, against fractions, and on values that leave their types."""
 
-import weakref
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -13,23 +12,21 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from ptqc.core.dyadic import Dyadic, product_multiplier, ratio, round_shift, snap_scale
-from ptqc.core.errors import DataError, ModelError
-from ptqc.core.types import INT8, UINT8, Array, QuantType
-from ptqc.verify.interpreter import Overflow, quantize_entry, real_exit, run
+from ptqc.core.errors import DataError
+from ptqc.core.types import UINT8, Array, QuantType
+from ptqc.verify.interpreter import quantize_entry, real_exit, run
 from ptqc.verify.program import (
     AddCodes,
     ConcatCodes,
     Door,
     Lookup,
     MultiplyCodes,
-    Operator,
     Product,
     Program,
     Requantization,
     Step,
     TensorInfo,
 )
-from ptqc.verify.requantize import requantize
 from tests.verify.single import by_reference, by_runtime
 
 PAIRS = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij")).reshape(2, -1)
@@ -220,7 +217,7 @@ CONVOLUTIONS = [
 ]
 
 
-def _weights(shape: tuple[int, ...], output_axis: int, zero_point: int) -> tuple[dict[str, Array], Array]:
+def product_constants(shape: tuple[int, ...], output_axis: int, zero_point: int) -> tuple[dict[str, Array], Array]:
     """Constants of a kernel with free activation scales and dyadic multipliers, and the multipliers."""
     generator = np.random.default_rng(shape[0])
     count, channels = int(np.prod(shape)) // shape[output_axis], shape[output_axis]
@@ -241,7 +238,7 @@ def _weights(shape: tuple[int, ...], output_axis: int, zero_point: int) -> tuple
     return constants, product_multiplier(np.asarray(sx), sw, np.asarray(sy))
 
 
-def _product(operator: str, constants: Mapping[str, Array], scale: Array, axis: int, **attributes: Any) -> Product:
+def product_step(operator: str, constants: Mapping[str, Array], scale: Array, axis: int, **attributes: Any) -> Product:
     return Product(
         node="product",
         inputs=("x",),
@@ -258,43 +255,43 @@ def _product(operator: str, constants: Mapping[str, Array], scale: Array, axis: 
 
 @pytest.mark.parametrize(("shape", "attributes"), CONVOLUTIONS)
 def test_convolution_equals_the_kernel(shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
-    constants, scale = _weights(shape, 0, 128)
+    constants, scale = product_constants(shape, 0, 128)
     assert Dyadic.of(scale).shift <= 16
     x = np.random.default_rng(5).integers(0, 256, (3, 3, 17, 19)).astype(np.uint8)
     order = ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy", "b"]
     expected = kernel("QLinearConv", [("x", x)], constants, order, **attributes)
-    found = alone(_product("Conv", constants, scale, 1, **attributes), UINT8, x)
+    found = alone(product_step("Conv", constants, scale, 1, **attributes), UINT8, x)
     assert np.array_equal(found, expected)
     assert np.unique(found).size > 100
 
 
 def test_ties_of_a_convolution_go_to_even() -> None:
-    constants, _ = _weights((1, 1, 1, 1), 0, 128)
+    constants, _ = product_constants((1, 1, 1, 1), 0, 128)
     scale = np.asarray([0.5], np.float32)
     constants |= {"sx": np.asarray(1, np.float32), "sw": scale, "sy": np.asarray(1, np.float32)}
     constants |= {"w": np.ones((1, 1, 1, 1), np.int8), "b": np.zeros(1, np.int32)}
     x = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     expected = kernel("QLinearConv", [("x", x)], constants, ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy", "b"])
-    found = alone(_product("Conv", constants, scale, 1), UINT8, x)
+    found = alone(product_step("Conv", constants, scale, 1), UINT8, x)
     assert np.array_equal(found, expected)
     assert found.reshape(-1)[118:124].tolist() == [128, 128, 129, 130, 130, 130]
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_gemm_equals_the_kernel(transposed: int) -> None:
-    constants, scale = _weights((9, 40) if transposed else (40, 9), 1 - transposed, 2)
+    constants, scale = product_constants((9, 40) if transposed else (40, 9), 1 - transposed, 2)
     x = np.random.default_rng(6).integers(0, 256, (30, 40)).astype(np.uint8)
     order = ["x", "sx", "zx", "w", "sw", "zw", "b", "sy", "zy"]
     expected = kernel("QGemm", [("x", x)], constants, order, transB=transposed)
-    assert np.array_equal(alone(_product("Gemm", constants, scale, 1, transB=transposed), UINT8, x), expected)
+    assert np.array_equal(alone(product_step("Gemm", constants, scale, 1, transB=transposed), UINT8, x), expected)
 
 
 def test_matmul_equals_the_kernel() -> None:
-    constants, scale = _weights((40, 9), 1, 128)
+    constants, scale = product_constants((40, 9), 1, 128)
     x = np.random.default_rng(7).integers(0, 256, (2, 15, 40)).astype(np.uint8)
     order = ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"]
     expected = kernel("QLinearMatMul", [("x", x)], {name: constants[name] for name in order[1:]}, order)
-    assert np.array_equal(alone(_product("MatMul", constants, scale, 2), UINT8, x), expected)
+    assert np.array_equal(alone(product_step("MatMul", constants, scale, 2), UINT8, x), expected)
 
 
 def test_product_of_two_activations_equals_the_kernel() -> None:
@@ -322,10 +319,10 @@ def test_product_of_two_activations_equals_the_kernel() -> None:
 
 def test_multipliers_beyond_64_bits_are_exact() -> None:
     scale = np.asarray([0.1, 1e-7, 3e-12], np.float32)
-    constants, _ = _weights((3, 1, 1, 1), 0, 0)
+    constants, _ = product_constants((3, 1, 1, 1), 0, 0)
     constants |= {"b": np.asarray([7, 2**30, -(2**30)], np.int32)}
     x = np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4)
-    step = _product("Conv", constants, scale, 1, group=3)
+    step = product_step("Conv", constants, scale, 1, group=3)
     found = alone(step, UINT8, x)
     for _, channel, row, column in np.ndindex(*x.shape):
         product = (int(x[0, channel, row, column]) - 118) * int(constants["w"][channel, 0, 0, 0])
@@ -334,8 +331,8 @@ def test_multipliers_beyond_64_bits_are_exact() -> None:
 
 
 def test_accumulators_leave_through_their_scale() -> None:
-    constants, scale = _weights((40, 9), 1, 0)
-    gemm = _product("Gemm", constants, scale, 1)
+    constants, scale = product_constants((40, 9), 1, 0)
+    gemm = product_step("Gemm", constants, scale, 1)
     step = Product(
         node="last",
         inputs=("x",),
@@ -397,134 +394,3 @@ def test_entry_refuses_what_has_no_code() -> None:
     assert quantize_entry(outside, np.asarray([3], np.uint8)).tolist() == [3]
     with pytest.raises(DataError, match="takes codes of uint8"):
         quantize_entry(outside, np.asarray([3], np.float32))
-
-
-def operator(name: str, inputs: tuple[str, ...], output: str, outputs: tuple[str, ...] = (), **attributes: Any) -> Step:
-    return Operator(
-        node=f"{name} of {output}", inputs=inputs, output=output, operator=name, attributes=attributes, outputs=outputs
-    )
-
-
-def test_operators_in_a_chain_with_constants_and_several_outputs() -> None:
-    steps = [
-        operator("Split", ("x",), "left", ("left", "right"), axis=0),
-        operator("Cast", ("left",), "wide", to="int32"),
-        operator("Mul", ("wide", "three"), "product"),
-        operator("Clip", ("product", "", "most"), "y"),
-    ]
-    constants = {"three": np.asarray(3), "most": np.asarray(9)}
-    types = {"left": "uint8", "right": "uint8", "wide": "int32", "product": "int32"}
-    whole = program(steps, {"x": "uint8"}, {"y": "int32", "right": "uint8"}, constants, types)
-    seen: list[str] = []
-    found = run(whole, {"x": np.arange(1, 7)}, observe=lambda step, values: seen.append(f"{step.output}{values}"))
-    assert found["y"].tolist() == [3, 6, 9]
-    assert found["right"].tolist() == [4, 5, 6]
-    assert seen == ["left[1 2 3]", "wide[1 2 3]", "product[3 6 9]", "y[3 6 9]"]
-
-
-def test_tensors_are_dropped_after_their_last_reader() -> None:
-    steps = [operator("Add", (before, "x"), after) for before, after in [("x", "a"), ("a", "b"), ("b", "c")]]
-    alive: dict[str, weakref.ref[Array]] = {}
-    left: list[list[str]] = []
-
-    def observe(step: Step, values: Array) -> None:
-        left.append([name for name, reference in alive.items() if reference() is not None])
-        alive[step.output] = weakref.ref(values)
-
-    types = {"a": "int32", "b": "int32"}
-    run(program(steps, {"x": "int32"}, {"c": "int32"}, tensors=types), {"x": np.ones(3, np.int64)}, observe=observe)
-    assert left == [[], ["a"], ["b"]]
-
-
-@pytest.mark.parametrize(
-    ("steps", "types", "tensor", "value"),
-    [
-        ([operator("Add", ("x", "x"), "y")], {"y": "int8"}, "y", 254),
-        ([operator("Neg", ("x",), "y")], {"y": "uint32"}, "y", -127),
-        ([operator("Cast", ("x",), "y", to="int4")], {"y": "int4"}, "y", 127),
-        (
-            [operator("BitShift", ("x", "x"), "y", direction="RIGHT")],
-            {"x": "uint32", "y": "uint32"},
-            "x",
-            127,
-        ),
-        (
-            [operator("Cast", ("x",), "w", to="int64"), *(operator("Mul", ("w", "w"), "w") for _ in range(4))],
-            {"w": "int64", "y": "int64"},
-            "w",
-            127**16,
-        ),
-    ],
-)
-def test_values_outside_their_type_are_named(steps: list[Step], types: dict[str, str], tensor: str, value: int) -> None:
-    whole = program(steps, {"x": types.pop("x", "int8")}, {"y": types.pop("y")}, tensors=types)
-    with pytest.raises(Overflow) as caught:
-        run(whole, {"x": np.asarray([127])})
-    assert (caught.value.node, caught.value.tensor, caught.value.value) == (steps[-1].node, tensor, value)
-    assert caught.value.exit_code == 1
-    assert str(value) in str(caught.value)
-
-
-def test_accumulators_outside_32_bits_are_named() -> None:
-    constants, scale = _weights((1, 1, 1, 1), 0, 0)
-    constants |= {"b": np.asarray([2**31 - 1], np.int32), "w": np.full((1, 1, 1, 1), 1, np.int8)}
-    step = _product("Conv", constants, scale, 1)
-    assert alone(step, UINT8, np.full((1, 1, 1, 1), 118)).item() == 255
-    with pytest.raises(Overflow, match="2147483648 does not fit int32"):
-        alone(step, UINT8, np.full((1, 1, 1, 1), 119))
-
-
-def test_feeds_that_do_not_fit_are_refused() -> None:
-    step = operator("Identity", ("x",), "y")
-    whole = program([step], {"x": "uint8"}, {"y": "uint8"})
-    for feeds, message in [
-        ({}, "no codes"),
-        ({"x": np.asarray([256])}, "takes codes of uint8"),
-        ({"x": np.asarray([1.0])}, "takes codes of uint8"),
-    ]:
-        with pytest.raises(DataError, match=message):
-            run(whole, feeds)
-    shaped = Program(whole.entries, whole.exits, whole.steps, tensors={"x": TensorInfo("uint8", ("N", 2))})
-    assert run(shaped, {"x": np.ones((3, 2), np.uint8)})["y"].shape == (3, 2)
-    with pytest.raises(DataError, match="shape"):
-        run(shaped, {"x": np.ones((3, 3), np.uint8)})
-
-
-def test_steps_that_cannot_be_computed_name_the_node() -> None:
-    for step, why in [
-        (operator("Reshape", ("x", "x"), "y"), "reshape"),
-        (operator("Div", ("x", "x"), "y"), "divisor is 0"),
-        (operator("Add", ("x", "other"), "y"), "no step computes 'other'"),
-        (operator("Sin", ("x",), "y"), "'Sin'"),
-    ]:
-        with pytest.raises(ModelError, match=why) as caught:
-            run(program([step], {"x": "int8"}, {"y": "int8"}), {"x": np.asarray([0, 3, 3])})
-        assert "Sin" in str(caught.value) or step.node in str(caught.value)
-    with pytest.raises(ModelError, match="no step computes 'z'"):
-        run(program([], {"x": "int8"}, {"z": "int8"}), {"x": np.asarray([0])})
-
-
-def test_signed_codes_are_clamped_to_their_type() -> None:
-    step = MultiplyCodes(
-        node="square",
-        inputs=("a", "a"),
-        output="y",
-        zero_points=(0, 0),
-        requantization=Requantization(np.asarray(0.5, np.float32), 0, INT8),
-    )
-    whole = program([step], {"a": "int8"}, {"y": "int8"})
-    assert run(whole, {"a": np.asarray([-128, 3, 1, -1])})["y"].tolist() == [127, 4, 0, 0]
-
-
-@given(
-    st.lists(st.integers(-(2**31), 2**31 - 1), min_size=3, max_size=3),
-    st.lists(st.floats(2.0**-90, 2.0**12, width=32), min_size=3, max_size=3),
-    st.integers(0, 255),
-)
-def test_requantization_is_exact_for_any_float_multiplier(
-    accumulators: list[int], multipliers: list[float], zero_point: int
-) -> None:
-    to = Requantization(np.asarray(multipliers, np.float32), zero_point, UINT8)
-    found = requantize(np.asarray(accumulators, np.int64).reshape(1, 3), to, 1)
-    pairs = zip(accumulators, multipliers, strict=True)
-    assert found[0].tolist() == [nearest_even(value * Fraction(factor), zero_point, UINT8) for value, factor in pairs]
