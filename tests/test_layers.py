@@ -17,11 +17,13 @@ SOURCES = sorted(
 # Module -> the files, relative to the repository, that may import it (inside functions); None: any file.
 HEAVY: dict[str, tuple[str, ...] | None] = {
     "PIL": ("calibrate/",),
+    "highspy": (),
     "jinja2": ("ptqc/report/",),
     "matplotlib": ("ptqc/report/",),
     "onnx_graphsurgeon": ("ptqc/graph/surgeon.py",),
     "onnxruntime": ("ptqc/execute/runtime.py",),
     "onnxscript": None,
+    "pulp": ("ptqc/allocate/",),
     "sklearn": (),
     "torch": ("calibrate/", "ptqc/allocate/", "ptqc/execute/torch_executor/", "ptqc/rounding/"),
 }

@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any, Literal, Self, get_args
 
 from ptqc.core.errors import OptionError, quoted
-from ptqc.core.types import Precision
+from ptqc.core.plain import from_plain, to_plain
+from ptqc.core.types import Precision, WeightFormat
 
-COST_VERSION = 1
+COST_VERSION = 2
 SENSITIVITY_METRIC = "relative squared error"  # noise power of all outputs of the model / their signal power
 
 Origin = Literal["measured", "modelled", "given"]
@@ -20,13 +21,14 @@ NUMBERS = ("sensitivity", *_WHOLE, "latency_us")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one node costs at one precision; None where it is not known.
+    """What one node costs with one choice of precision and storage; None where it is not known.
 
     Attributes:
-        node: name.
-        precision: of its weights and of the activation that it reads; 16 bits stand for float.
-        sensitivity: what this choice alone does to the outputs of the float model, by the table's metric.
-        bytes: of the constants of the node as they are stored.
+        node: name in the canonical float graph.
+        precision: the choice; the other nodes stay in float.
+        storage: of the weights; None where they are float, or the table does not say.
+        sensitivity: loss of the model, in the metric of the table.
+        bytes: of the constants in the file: codes, codebooks, scales, zero points, bias, and the nodes that decode them.
         bops: bit operations for one sample: MACs times the bits of both factors, 32 for float.
         macs: multiply-accumulates for one sample.
         latency_us: of the node on the target.
@@ -35,6 +37,7 @@ class Cost:
 
     node: str
     precision: Precision
+    storage: WeightFormat | None = None
     sensitivity: float | None = None
     bytes: int | None = None
     bops: int | None = None
@@ -52,20 +55,59 @@ class Cost:
                 raise ValueError(f"{name} of {quoted(self.node)} must be a whole number")
         if sorted(self.origin) != sorted(known) or not all(one in get_args(Origin) for one in self.origin.values()):
             raise ValueError(f"{quoted(self.node)} must say where each of its numbers comes from")
+        if self.storage is not None and self.storage.bits != self.precision.weight_bits:
+            raise ValueError(f"{quoted(self.node)} cannot store {self.precision} as {self.storage}")
+
+    @property
+    def choice(self) -> str:
+        """The choice in words: ``w4a8``, ``w4a8 codebook4``."""
+        return str(self.precision) if self.storage is None else f"{self.precision} {self.storage}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not known are left out."""
         numbers = {name: getattr(self, name) for name in self.origin}
-        return {"node": self.node, "precision": str(self.precision), **numbers, "origin": dict(self.origin)}
+        storage = {} if self.storage is None else {"storage": str(self.storage)}
+        return {"node": self.node, "precision": str(self.precision), **storage, **numbers, "origin": dict(self.origin)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`; KeyError, TypeError, ValueError or OptionError on anything else."""
-        unknown = sorted(set(data) - {"node", "precision", "origin", *NUMBERS})
+        unknown = sorted(set(data) - {"node", "precision", "storage", "origin", *NUMBERS})
         if unknown or not isinstance(data["node"], str):
             raise ValueError(f"an entry has the unknown key {quoted(unknown[0])}" if unknown else "node must be a name")
         numbers = {name: _number(name, data[name]) for name in NUMBERS if data.get(name) is not None}
-        return cls(data["node"], Precision.parse(data["precision"]), origin=data["origin"], **numbers)
+        storage = None if data.get("storage") is None else WeightFormat.parse(data["storage"])
+        return cls(data["node"], Precision.parse(data["precision"]), storage, origin=data["origin"], **numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What two nodes cost together beside the sum of what each costs.
+
+    Attributes:
+        first, second: names, of nodes that follow each other.
+        correlation: of the errors that they cause at the outputs, -1..1: together they add twice this times the
+            geometric mean of their sensitivities. None where it was not measured.
+        boundary_us: latency of the conversions where one of them is in float and the other is not; None likewise.
+    """
+
+    first: str
+    second: str
+    correlation: float | None = None
+    boundary_us: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Of a whole model: what is in no row of its table, or the float model that limits in per cent refer to.
+
+    Attributes:
+        bytes: of the file.
+        latency_us: of one run.
+    """
+
+    bytes: int | None = None
+    latency_us: float | None = None
 
 
 def _number(name: str, value: Any) -> Any:
@@ -92,29 +134,56 @@ class MeasuredOn:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricGroup:
+    """Nodes whose sensitivities are in one metric, apart from those of other groups (MixDQ, ECCV 2024).
+
+    Attributes:
+        nodes: their names.
+        metric: what their sensitivities are.
+        share: of every limit that these nodes may use, 0..1; None: what the others leave.
+    """
+
+    nodes: tuple[str, ...]
+    metric: str
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CostTable:
-    """Costs by node and precision.
+    """Costs by node and choice.
+
+    A node whose rows include some with both factors quantized is measured in halves too: its rows with float weights
+    or float activations are sensitivities of one factor alone, and no choices.
 
     Attributes:
         graph_hash: of the canonical float graph whose nodes these are.
-        costs: at most one for each node and precision; kept sorted by them.
+        costs: at most one for each node and choice; kept sorted by them.
         measured_on: where sensitivities were measured, None where there are none.
+        pairs: of neighbouring nodes, where they were measured.
+        rest: of what is quantized but in no row.
+        float_model: of the model as it was handed in.
+        groups: where nodes were measured in different metrics; empty where all are in that of ``measured_on``.
     """
 
     graph_hash: str
     costs: tuple[Cost, ...]
     measured_on: MeasuredOn | None = None
+    pairs: tuple[Pair, ...] = ()
+    rest: Whole = Whole()
+    float_model: Whole = Whole()
+    groups: tuple[MetricGroup, ...] = ()
 
     def __post_init__(self) -> None:
         costs = tuple(sorted(self.costs, key=_key))
         for one, other in pairwise(costs):
             if _key(one) == _key(other):
-                raise ValueError(f"{quoted(one.node)} has more than one entry for {one.precision}")
+                raise ValueError(f"{quoted(one.node)} has more than one entry for {one.choice}")
         object.__setattr__(self, "costs", costs)
 
-    def find(self, node: str, precision: Precision) -> Cost | None:
-        """The cost of a node at a precision, None where the table does not have it."""
-        return next((cost for cost in self.costs if cost.node == node and cost.precision == precision), None)
+    def find(self, node: str, precision: Precision, storage: WeightFormat | None = None) -> Cost | None:
+        """The cost of a node with a choice, None where the table does not have it."""
+        wanted = node, precision, storage
+        return next((cost for cost in self.costs if (cost.node, cost.precision, cost.storage) == wanted), None)
 
     def by_node(self) -> dict[str, tuple[Cost, ...]]:
         """The costs of each node."""
@@ -131,6 +200,10 @@ class CostTable:
             "graph_hash": self.graph_hash,
             "measured_on": None if measured is None else asdict(measured),
             "costs": [cost.to_json() for cost in self.costs],
+            "pairs": to_plain(self.pairs),
+            "rest": to_plain(self.rest),
+            "float_model": to_plain(self.float_model),
+            "groups": to_plain(self.groups),
         }
 
     @classmethod
@@ -146,7 +219,15 @@ class CostTable:
             if not isinstance(data["graph_hash"], str) or not isinstance(data["costs"], list):
                 raise TypeError("graph_hash must be text, and costs a list")
             costs = tuple(Cost.from_json(one) for one in data["costs"])
-            return cls(data["graph_hash"], costs, _measured_on(data["measured_on"]))
+            return cls(
+                data["graph_hash"],
+                costs,
+                _measured_on(data["measured_on"]),
+                tuple(from_plain(Pair, one) for one in data["pairs"]),
+                from_plain(Whole, data["rest"]),
+                from_plain(Whole, data["float_model"]),
+                tuple(from_plain(MetricGroup, one) for one in data["groups"]),
+            )
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OptionError) as error:
             missing = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise OptionError("the cost table is damaged", why=missing, fix=fix) from error
@@ -165,8 +246,8 @@ class CostTable:
         return cls.from_json(data)
 
 
-def _key(cost: Cost) -> tuple[str, str]:
-    return cost.node, str(cost.precision)
+def _key(cost: Cost) -> tuple[str, str, str]:
+    return cost.node, str(cost.precision), str(cost.storage or "")
 
 
 def _measured_on(data: Any) -> MeasuredOn | None:

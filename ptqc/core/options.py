@@ -43,6 +43,11 @@ class QuantizeOptions:
         multiplier_bits: of the multipliers of integer-only models, 3 to 8.
         io: whether an integer-only model takes and gives real numbers (``float``) or codes (``integer``).
         allow_float: patterns of nodes that may stay in float in an integer-only model.
+        sensitivity: metrics of mixed targets, as ``METRIC`` or ``PATTERN=METRIC[:SHARE]``: ``noise``, ``kl``, ``hessian``,
+            ``fisher``, ``relevance`` or ``module:function``; noise by default.
+        same_bits: groups of patterns whose nodes get equal bits in mixed targets.
+        table: cost table of this model to choose precisions by, made by ``ptqc sensitivity`` or anyone.
+        allocation: precisions of all nodes, made by ``ptqc allocate``.
         passes: further passes, as ``name`` or ``module:Class[@after=name]``.
         check_passes: check structure, promises and numbers after each pass.
         metric: judge accuracy by ``top1``, ``top5`` or ``module:function``.
@@ -74,6 +79,10 @@ class QuantizeOptions:
     multiplier_bits: int = 8
     io: Literal["float", "integer"] = "float"
     allow_float: tuple[str, ...] = ()
+    sensitivity: tuple[str, ...] = ()
+    same_bits: tuple[tuple[str, ...], ...] = ()
+    table: Path | None = None
+    allocation: Path | None = None
     passes: tuple[str, ...] = ()
     check_passes: bool = False
     metric: str | None = None

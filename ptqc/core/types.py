@@ -81,6 +81,15 @@ class WeightFormat:
         names = {"none": f"int{self.bits}", "tensor": f"codebook{self.bits}", "channel": f"codebook{self.bits}/channel"}
         return names[self.codebook] + (f"/{self.block}" if self.block else "") + ("z" if self.zero_points else "")
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of ``str``; ValueError for anything else."""
+        match = re.fullmatch(r"(int|codebook)([2-8])(/channel)?(?:/(\d+))?(z?)", text)
+        if match is None or (match[1] == "int" and match[3]) or match[4] == "0":
+            raise ValueError(f"not a way to store weights: {text!r}")
+        codebook: CodebookKind = "none" if match[1] == "int" else "channel" if match[3] else "tensor"
+        return cls(int(match[2]), codebook, int(match[4]) if match[4] else None, bool(match[5]))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantParams:

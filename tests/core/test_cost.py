@@ -73,7 +73,7 @@ def changed(**entry):
     [
         ([], "no cost table"),
         ({"version": 1, "layers": []}, "no cost table"),
-        ({**TABLE.to_json(), "version": 2}, "version '2'"),
+        ({**TABLE.to_json(), "version": 3}, "version '3'"),
         ({**TABLE.to_json(), "costs": {}}, "costs a list"),
         ({**TABLE.to_json(), "costs": [1]}, "damaged"),
         ({**TABLE.to_json(), "graph_hash": 3}, "graph_hash"),
