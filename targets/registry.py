@@ -6,7 +6,7 @@ from functools import cache
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.targets.target import Target
 
-SPECS = {name: f"{name}.toml" for name in ("int4", "int4-integer", "int8", "int8-integer")}
+SPECS = {name: f"{name}.toml" for name in ("int4", "int4-integer", "int8", "int8-integer", "mixed", "mixed-integer")}
 
 
 def target_names() -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Target:
         reasons: operator -> why it stays in float.
         weight_bits: CPU kind -> bits of weights.
         sensitive_bits: CPU kind -> bits of the weights of small layers that lose most with few.
+        weight_choices: bits of weights among which an integer program chooses; empty where the target has no choice.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Target:
     reasons: Mapping[str, str]
     weight_bits: Mapping[str, int]
     sensitive_bits: Mapping[str, int]
+    weight_choices: tuple[int, ...] = ()
 
     @classmethod
     def from_spec(cls, file_name: str) -> Self:
@@ -75,6 +77,7 @@ class Target:
             reasons=data["reasons"],
             weight_bits=data["weights"]["bits"],
             sensitive_bits=data["weights"]["sensitive_bits"],
+            weight_choices=tuple(data["weights"].get("choices", ())),
         )
 
     def role(self, node: ir.Node) -> tuple[Role, str]:
@@ -98,7 +101,7 @@ class Target:
         if role is Role.FLOAT:
             return (KEEP_FLOAT,)
         dynamic = node.op_type in ("Gemm", "MatMul") and not self.integer
-        widths = {8} if role is not Role.LINEAR else {max(self.weight_bits.values()), 8}
+        widths = {8} if role is not Role.LINEAR else {max(self.weight_bits.values()), 8, *self.weight_choices}
         found: list[Choice] = []
         for bits in sorted(widths):
             found.append(Choice(Precision(bits, 8), "static"))

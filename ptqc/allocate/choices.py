@@ -1,23 +1,69 @@
 """The choices of each node of a mixed-precision target: which precisions and which storage it may have."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from ptqc.core.types import FLOAT, Precision, WeightFormat
+import onnx_ir as ir
+
+from ptqc.allocate.formats import admissible_formats, cpu_kind, has_codes
+from ptqc.allocate.place import Placement
+from ptqc.allocate.restrict import Restrictions
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.plan import WEIGHT_ONLY, Form
+from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision
+from ptqc.targets.target import Target
+
+__all__ = ["KEPT_FLOAT", "NodeChoice", "choices"]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeChoice:
-    """One way to run and to store a node.
+def choices(
+    model: ir.Model,
+    placement: Placement,
+    restrictions: Restrictions,
+    target: Target,
+    options: QuantizeOptions,
+    *,
+    activation_bits: Sequence[int] = (8,),
+    with_float: bool = False,
+) -> dict[str, tuple[NodeChoice, ...]]:
+    """The admissible choices of every node with integer weights, in graph order; one alone where the user fixed it.
 
-    Attributes:
-        storage: of its weights; None where they are float.
+    Args:
+        model: the canonical graph of ``placement``.
+        activation_bits: widths of what integer kernels read.
+        with_float: a node may stay in float, where the target allows it.
     """
+    most = target.sensitive_bits[cpu_kind(options)]
+    found = {}
+    for node in model.graph:
+        if not has_codes(node, placement):
+            continue
+        form, demand = placement.form(node), restrictions.precision_of(node)
+        widths, activations = _widths(target, most, activation_bits, form, demand)
+        given = [
+            NodeChoice(Precision(bits, activation), storage)
+            for activation in activations
+            for bits in widths
+            for storage in admissible_formats(node, form, bits, options)
+        ]
+        free = demand is None and with_float and not target.integer and form not in WEIGHT_ONLY
+        found[node.name or ""] = (*given, *((KEPT_FLOAT,) if free else ()))
+    return found
 
-    precision: Precision
-    storage: WeightFormat | None = None
 
-    def __str__(self) -> str:
-        return str(self.precision) if self.storage is None else f"{self.precision} {self.storage}"
+def _widths(
+    target: Target, most: int, activation_bits: Sequence[int], form: Form, demand: Precision | None
+) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+    """Bits of weights and of activations, the latter None where they are float."""
+    widths = tuple(dict.fromkeys(min(bits, most) for bits in target.weight_choices))
+    if demand is not None and demand.weight_bits is not None:
+        widths = (min(demand.weight_bits, most),)
+    if form in WEIGHT_ONLY:
+        return widths, (None,)
+    if demand is not None:
+        return widths, (demand.activation_bits or 8,)
+    return widths, (8,) if form is Form.DYNAMIC else tuple(activation_bits)
 
 
-KEPT_FLOAT = NodeChoice(FLOAT)
+def activation_labels(given: Sequence[NodeChoice]) -> Iterator[str]:
+    """What nodes that read one tensor must have in common."""
+    return (str(choice.precision.activation_bits) for choice in given)

@@ -72,7 +72,7 @@ def layer_requests(
     cpu = cpu_kind(options)
     most_bits = target.sensitive_bits[cpu]
     widths = _Widths(restrictions, find_positions(model), target.weight_bits[cpu], most_bits)
-    nodes = [node for node in model.graph if _has_codes(node, placement)]
+    nodes = [node for node in model.graph if has_codes(node, placement)]
     bits = {node: widths.of(node, placement.form(node)) for node in nodes}
     most: dict[ir.Value | None, tuple[int, str]] = {}
     for node, found in bits.items():
@@ -80,18 +80,24 @@ def layer_requests(
     requests = []
     for node in nodes:
         width, reason = most[node.inputs[1]]
-        formats = _formats(node, placement.form(node), width, options)
+        allocated = restrictions.allocated.get(node.name or "")
+        if allocated is not None and allocated.storage is not None:
+            requests.append(LayerRequest(node.name or "", (allocated.storage,), most_bits))
+            continue
+        formats = admissible_formats(node, placement.form(node), width, options)
         requests.append(LayerRequest(node.name or "", formats, most_bits, reason))
     _check(requests, options)
     return tuple(requests)
 
 
-def _has_codes(node: ir.Node, placement: Placement) -> bool:
+def has_codes(node: ir.Node, placement: Placement) -> bool:
+    """Whether ``node`` is linear and has integer weights."""
     form = placement.form(node)
     return form in (Form.KERNEL, Form.DYNAMIC, *WEIGHT_ONLY) and linear_parts(node) is not None
 
 
-def _formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:
+def admissible_formats(node: ir.Node, form: Form, bits: int, options: QuantizeOptions) -> tuple[WeightFormat, ...]:
+    """The ways to store weights of so many bits of a node in ``form``."""
     if form in WEIGHT_ONLY:
         block = options.block_size if node.op_type in ("Gemm", "MatMul") else None
         uniform = WeightFormat(bits, block=block, zero_points=block is not None and MOST_ODD_BITS < bits < 8)

@@ -9,7 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from ptqc.core.errors import OptionError, nearest, quoted
-from ptqc.core.types import FLOAT, W8A8, Precision
+from ptqc.core.types import FLOAT, W8A8, NodeChoice, Precision
 from ptqc.targets.target import Role, Target
 
 ALLOWED = "allowed by --allow-float"  # how the reason of an island of float begins
@@ -32,6 +32,7 @@ class Restrictions:
         scales: of activations in integer-only models: ``free`` or ``pow2``.
         integer_outputs: outputs of integer-only models are codes, never accumulators.
         dynamic_nodes, float_nodes: names chosen by measurement, with the reason.
+        allocated: what an integer program chose for each node; those in float are among ``float_nodes``.
     """
 
     float_patterns: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Restrictions:
     integer_outputs: bool = False
     dynamic_nodes: frozenset[str] = frozenset()
     float_nodes: Mapping[str, str] = field(default_factory=dict)
+    allocated: Mapping[str, NodeChoice] = field(default_factory=dict)
 
     def keep_float(self, node: ir.Node) -> str:
         """Why ``node`` stays in float by the user's will or by measurement; empty if it need not."""
@@ -60,12 +62,16 @@ class Restrictions:
         return "asked for by --precision" if self.precision_of(node) == FLOAT else ""
 
     def precision_of(self, node: ir.Node) -> Precision | None:
-        """What the user demands of ``node``; None: the target's own precision."""
+        """What the user or the integer program demands of ``node``; None: the target's own precision."""
+        if (node.name or "") in self.allocated:
+            return self.allocated[node.name or ""].precision
         demand = self._demand(node)
         return None if demand is None else demand[1]
 
     def named(self, node: ir.Node) -> bool:
         """Whether the demand is made of this node, not of all: then it holds for sensitive layers too."""
+        if (node.name or "") in self.allocated:
+            return True
         demand = self._demand(node)
         return demand is not None and demand[0] != ALL
 

@@ -15,7 +15,7 @@ COST_VERSION = 2
 SENSITIVITY_METRIC = "relative squared error"  # noise power of all outputs of the model / their signal power
 
 Origin = Literal["measured", "modelled", "given"]
-_WHOLE = ("bytes", "bops", "macs")
+_WHOLE = ("weights", "bytes", "bops", "macs")
 NUMBERS = ("sensitivity", *_WHOLE, "latency_us")
 
 
@@ -28,7 +28,8 @@ class Cost:
         precision: the choice; the other nodes stay in float.
         storage: of the weights; None where they are float, or the table does not say.
         sensitivity: loss of the model, in the metric of the table.
-        bytes: of the constants in the file: codes, codebooks, scales, zero points, bias, and the nodes that decode them.
+        weights: how many there are.
+        bytes: of the constants in the file (codes, codebooks, scales, zero points, bias) and of the nodes that decode them.
         bops: bit operations for one sample: MACs times the bits of both factors, 32 for float.
         macs: multiply-accumulates for one sample.
         latency_us: of the node on the target.
@@ -39,6 +40,7 @@ class Cost:
     precision: Precision
     storage: WeightFormat | None = None
     sensitivity: float | None = None
+    weights: int | None = None
     bytes: int | None = None
     bops: int | None = None
     macs: int | None = None

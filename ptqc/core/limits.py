@@ -1,4 +1,4 @@
-"""Limits of a mixed-precision model: text such as ``2MB``, ``60%`` or ``4.5bits``, and the numbers that it stands for."""
+"""Limits of mixed precision: texts such as ``2MB``, ``60%`` or ``4.5bits``, and the numbers that they stand for."""
 
 from dataclasses import dataclass
 from typing import Literal

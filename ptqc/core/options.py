@@ -43,8 +43,8 @@ class QuantizeOptions:
         multiplier_bits: of the multipliers of integer-only models, 3 to 8.
         io: whether an integer-only model takes and gives real numbers (``float``) or codes (``integer``).
         allow_float: patterns of nodes that may stay in float in an integer-only model.
-        sensitivity: metrics of mixed targets, as ``METRIC`` or ``PATTERN=METRIC[:SHARE]``: ``noise``, ``kl``, ``hessian``,
-            ``fisher``, ``relevance`` or ``module:function``; noise by default.
+        sensitivity: metrics of mixed targets, as ``METRIC`` or ``PATTERN=METRIC[:SHARE]``: ``noise``, ``kl``,
+            ``hessian``, ``fisher``, ``relevance`` or ``module:function``; noise by default.
         same_bits: groups of patterns whose nodes get equal bits in mixed targets.
         table: cost table of this model to choose precisions by, made by ``ptqc sensitivity`` or anyone.
         allocation: precisions of all nodes, made by ``ptqc allocate``.

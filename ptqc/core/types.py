@@ -231,6 +231,24 @@ class Precision:
 
 
 FLOAT = Precision(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChoice:
+    """One way to run and to store a node.
+
+    Attributes:
+        storage: of its weights; None where they are float.
+    """
+
+    precision: Precision
+    storage: WeightFormat | None = None
+
+    def __str__(self) -> str:
+        return str(self.precision) if self.storage is None else f"{self.precision} {self.storage}"
+
+
+KEPT_FLOAT = NodeChoice(FLOAT)
 W8A8 = Precision(8, 8)
 
 ActivationMode = Literal["static", "dynamic", "none"]

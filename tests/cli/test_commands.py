@@ -123,7 +123,7 @@ def test_inspect_for_a_target_says_what_each_node_becomes_and_why(ptqc, models):
 
 
 def test_targets_and_passes(ptqc):
-    names = ["int4", "int4-integer", "int8", "int8-integer"]
+    names = ["int4", "int4-integer", "int8", "int8-integer", "mixed", "mixed-integer"]
     assert [one["name"] for one in only_json(ptqc("targets", "--json"))] == names
     assert "integer products" in ptqc("targets", "int8").stdout
     assert "stays in float" in " ".join(ptqc("targets", "int8").stdout.split())

@@ -121,7 +121,7 @@ def test_the_description_names_passes_and_operators_that_exist():
 
 
 def test_an_unknown_target_names_the_nearest():
-    assert target_names() == ("int4", "int4-integer", "int8", "int8-integer")
+    assert target_names() == ("int4", "int4-integer", "int8", "int8-integer", "mixed", "mixed-integer")
     with pytest.raises(OptionError, match="'in8'") as caught:
         find_target("in8")
     assert "'int8'" in caught.value.fix
