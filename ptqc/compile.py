@@ -99,6 +99,24 @@ def weight_type(target: Target, options: QuantizeOptions) -> QuantType:
     return QuantType(target.sensitive_bits[cpu_kind(options)], signed=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Ranged:
+    """A canonical graph with the best ranges that were found, before its weights are rounded for good.
+
+    Attributes:
+        best: with 8-bit weights rounded to nearest; its canonical graph may be a rewritten one of the same nodes.
+        reference: the canonical graph as it was handed in.
+    """
+
+    compiler: "_Compiler"
+    best: Compiled
+    reference: ir.Model
+
+    def rounded(self, restrictions: Restrictions) -> Compiled:
+        """The result with the storage of weights that ``restrictions`` ask for, which may differ in that alone."""
+        return replace(self.compiler, restrictions=restrictions).finished(self.best, self.reference)
+
+
 def compile_graph(
     canonical: ir.Model,
     target: Target,
@@ -108,7 +126,20 @@ def compile_graph(
     progress: Progress,
     limits: RangeLimits = AS_SEEN,
 ) -> Compiled:
-    """Places, calibrates, plans and lowers a canonical graph, which stays unchanged.
+    """Places, calibrates, plans and lowers a canonical graph, which stays unchanged; see :func:`find_best_ranges`."""
+    return find_best_ranges(canonical, target, source, restrictions, options, progress, limits).rounded(restrictions)
+
+
+def find_best_ranges(
+    canonical: ir.Model,
+    target: Target,
+    source: Source,
+    restrictions: Restrictions,
+    options: QuantizeOptions,
+    progress: Progress,
+    limits: RangeLimits = AS_SEEN,
+) -> Ranged:
+    """Places and calibrates a canonical graph, which stays unchanged.
 
     With the method ``auto`` several ways to find ranges are tried, with 8-bit weights rounded to nearest, and the one
     that is nearest to float on calibration data wins; the first where the model has no output of real numbers. The
@@ -128,7 +159,7 @@ def compile_graph(
     smoothed, smoothing = smooth(canonical, placement, source, weights, context, options.threads, check)
     narrow = any(one.bits < weights.bits for request in requests for one in request.formats)
     best = _best_ranges(compiler, canonical, smoothed, smoothing, context, narrow)
-    return compiler.finished(best, canonical)
+    return Ranged(compiler, best, canonical)
 
 
 def _best_ranges(
