@@ -1,6 +1,6 @@
 """Options that several commands share, and the words that they accept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from ptqc.core.errors import OptionError, nearest, quoted
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
+TWICE = "it would not be clear which of them holds"
 ROUNDINGS = ("second-order", "gptq", "nearest", "squant", "hqq", "adaround", "block")
 
 
@@ -34,6 +35,30 @@ class Word(click.ParamType):  # type: ignore[type-arg]  # generic only in new ve
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """As in the help: ``[qdq|qoperator]``."""
         return f"[{'|'.join(self.words)}]"
+
+
+class Once(click.Option):
+    """An option that may be given only once: with the last of several one would silently win over the others.
+
+    Use as ``click.option("--max-size", cls=Once, ...)``; the function receives the value, as from any other option.
+    """
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """As click's, but the parser keeps every value that was given."""
+        self.multiple = True
+        super().add_to_parser(parser, ctx)
+        self.multiple = False
+
+    def handle_parse_result(self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]) -> Any:
+        """As click's. OptionError where the option was given more than once."""
+        found = opts.get(self.name or "")
+        if isinstance(found, list):
+            if len(found) > 1:
+                values = " and ".join(quoted(value) for value in found)
+                fix = f"give {self.opts[0]} once"
+                raise OptionError(f"{self.opts[0]} is given more than once: {values}", why=TWICE, fix=fix)
+            opts = {**opts, self.name or "": found[0]}
+        return super().handle_parse_result(ctx, opts, args)
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ptqc.core.errors import GateFailed, OptionError, quoted
+from ptqc.core.limits import SIZE_UNITS
 from ptqc.report.report import GateResult, Report
 
-SIZE_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 LEAST_GRADES = ("A", "B", "C")
 ROUNDING = 1e-12  # a drop of exactly the limit is allowed, whatever 0.84 - 0.83 is in binary
