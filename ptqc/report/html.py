@@ -1,11 +1,13 @@
 """A report as one page that needs nothing else: styles, script and plot are inside."""
 
-import io
 import math
-from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from ptqc.report.allocation_text import HEADINGS as ALLOCATION_HEADINGS
+from ptqc.report.allocation_text import NUMBERS as ALLOCATION_NUMBERS
+from ptqc.report.allocation_text import allocation_rows, bits_plot, layer_rows
+from ptqc.report.plots import BLUE, ORANGE, svg_element
 from ptqc.report.report import LayerInfo, Report
 from ptqc.report.summary import (
     count_text,
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEMPLATE, WIDTHS_TEMPLATE = "report.html.j2", "bits.html.j2"
-BLUE, ORANGE = "#1f5fa8", "#d9822b"
 
 
 def to_html(report: Report) -> str:
     """The page; equal reports give equal text. Everything that comes from files is escaped."""
-    template = _template(TEMPLATE)
+    template, chosen = _template(TEMPLATE), report.allocation
     return template.render(
         report=report,
+        allocation_headings=ALLOCATION_HEADINGS,
+        allocation_numbers=ALLOCATION_NUMBERS,
+        allocation_rows=[] if chosen is None else allocation_rows(chosen),
+        allocated=[] if chosen is None else layer_rows(chosen, limit=400),
+        bits_plot="" if chosen is None else bits_plot(chosen),
         rows=summary_rows(report),
         plot=sqnr_plot(report.layers),
         narrow=has_narrow_weights(report.layers),
@@ -59,7 +65,7 @@ def sqnr_plot(layers: tuple[LayerInfo, ...]) -> str:
         shares.bar([n for n, _ in rows], [100 * (layer.share or 0.0) for _, layer in rows], color=ORANGE, alpha=0.5)
         shares.set_ylabel("noise that enters here, %")
 
-    return _svg(draw)
+    return svg_element(draw)
 
 
 def widths_html(table: WidthTable) -> str:
@@ -91,23 +97,7 @@ def widths_plot(table: WidthTable) -> str:
             other.plot([row.weight_bytes / 1000 for row in agreeing], shares, marker="s", color=ORANGE, linestyle="--")
             other.set_ylabel("agreement, %", color=ORANGE)
 
-    return _svg(draw)
-
-
-def _svg(draw: Callable[["Axes"], None]) -> str:
-    """What ``draw`` puts into a plot, as an SVG element that depends on nothing else."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "ptqc", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(10, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg_element(draw)
 
 
 def _template(name: str) -> "Template":

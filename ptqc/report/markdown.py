@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ptqc.report.allocation_text import allocation_rows
 from ptqc.report.report import Report
 from ptqc.report.summary import count_text, decibel_text, has_narrow_weights, printable, prominent_layers, summary_rows
 
@@ -14,6 +15,8 @@ def to_markdown(report: Report) -> str:
     if report.gates:
         rows = [(f"--{g.name}", g.limit, g.value, "met" if g.passed else "**not met**") for g in report.gates]
         parts += ["### Limits", _table(("limit", "asked", "measured", ""), rows, escape=3)]
+    if report.allocation is not None:
+        parts += ["### Choice of precisions", _table(("", ""), allocation_rows(report.allocation))]
     if report.warnings:
         parts.append("\n".join(f"> **Warning:** {_cell(sentence, 1000)}" for sentence in report.warnings))
     if report.layers:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptqc.report.allocation import AllocationInfo
+from ptqc.report.allocation_text import HEADINGS, NUMBERS, allocation_rows, layer_rows
 from ptqc.report.report import Coverage, LayerInfo, Report
 from ptqc.report.summary import (
     count_text,
@@ -31,6 +33,8 @@ def report_renderables(report: Report, everything: bool = False) -> list[Any]:
         everything: all layers, passes and notes, not only the prominent ones.
     """
     parts: list[Any] = [_summary_panel(report)]
+    if report.allocation is not None:
+        parts.append(_panel(allocation_rows(report.allocation), "choice of precisions"))
     if report.gates:
         parts.append(gate_table(report))
     parts += [_paragraph("warning: ", sentence, "yellow") for sentence in report.warnings]
@@ -39,6 +43,8 @@ def report_renderables(report: Report, everything: bool = False) -> list[Any]:
     if report.layers:
         parts.append(layer_table(report.layers, everything))
     if everything:
+        if report.allocation is not None:
+            parts.append(allocation_table(report.allocation))
         if report.confidence is not None and report.confidence.coverage:
             parts.append(_coverage_table(report.confidence.coverage))
         if report.passes:
@@ -54,15 +60,19 @@ def _paragraph(label: str, sentence: str, style: str) -> Any:
 
 
 def _summary_panel(report: Report) -> Any:
+    return _panel(summary_rows(report), f"ptqc {printable(report.versions.get('ptqc', ''))}".strip())
+
+
+def _panel(rows: Sequence[tuple[str, str]], title: str) -> Any:
     from rich.panel import Panel
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, sentence in summary_rows(report):
+    for label, sentence in rows:
         grid.add_row(label, sentence)
-    return Panel(grid, title=f"ptqc {printable(report.versions.get('ptqc', ''))}".strip(), title_align="left")
+    return Panel(grid, title=title, title_align="left")
 
 
 def plain_table(title: str, *columns: tuple[str, bool]) -> "Table":
@@ -118,6 +128,14 @@ def layer_table(layers: tuple[LayerInfo, ...], everything: bool) -> "Table":
         reason = layer.reason if everything or layer.precision == "float" else ""
         why = printable("; ".join(part for part in (reason, layer.note if everything else "") if part), 200)
         table.add_row(str(number), *names, *stored, decibel_text(layer.sqnr_db), share, *cells, why)
+    return table
+
+
+def allocation_table(info: AllocationInfo) -> "Table":
+    """Every node with its choice and the reason."""
+    table = plain_table("Choices", *((heading, heading in NUMBERS) for heading in HEADINGS))
+    for row in layer_rows(info):
+        table.add_row(*row)
     return table
 
 
