@@ -93,15 +93,16 @@ class Accumulator:
         self._fit, self._held = _Sums.zero(*shape), _Sums.zero(*shape)
         self._order = by_channel(taps, inputs // taps)
 
-    def add(self, columns: Columns, targets: Columns, held: Array) -> None:
+    def add(self, columns: Columns, targets: Columns | None, held: Array) -> None:
         """Adds one batch.
 
         Args:
-            columns, targets: what the node reads in the quantized stream, and what it should give.
+            columns, targets: what the node reads in the quantized stream, and what it should give; no targets where
+                the sums are of no outputs.
             held: bool [samples], which samples of the batch are kept apart.
         """
         self._batches += 1
-        if columns.samples != targets.samples or columns.positions != targets.positions:
+        if targets and (columns.samples != targets.samples or columns.positions != targets.positions):
             raise ValueError("columns and targets are of different positions")
         repeats, rest = divmod(columns.samples, len(held))
         # What cannot be told apart goes one way together.
@@ -112,7 +113,8 @@ class Accumulator:
                 flat = torch.from_numpy(samples.repeat(positions.shape[1]))
                 places = torch.from_numpy(positions[samples].reshape(-1))
                 groups, outputs = sums.t.shape
-                t = targets.rows(flat, places).reshape(-1, groups, outputs).permute(1, 0, 2)
+                t = targets.rows(flat, places) if targets else torch.empty(len(flat), 0)
+                t = t.reshape(len(flat), groups, outputs).permute(1, 0, 2)
                 sums.add(columns.rows(flat, places), t)
 
     def moments(self) -> tuple[Moments | None, Moments | None]:

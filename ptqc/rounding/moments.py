@@ -30,6 +30,13 @@ class Moments:
     t: Tensor
     tt: Tensor
 
+    def with_targets_of(self, weights: Tensor, bias: Tensor) -> "Moments":
+        """These inputs with what ``weights`` float64 [G, O, K] and ``bias`` [G, O] make of them as targets."""
+        mean, products = torch.einsum("gok,gk->go", weights, self.x), weights @ self.xx
+        tt = (products * weights).sum(-1) + bias * (2.0 * mean + bias)
+        tx = products + bias.unsqueeze(-1) * self.x.unsqueeze(-2)
+        return Moments(self.count, self.xx, tx, self.x, mean + bias, tt)
+
     def centred(self) -> tuple[Tensor, Tensor]:
         """Covariances of x with x [G, K, K] and of t with x [G, O, K]: what is left to weights with a free bias."""
         xx = self.xx - self.x.unsqueeze(-1) * self.x.unsqueeze(-2)

@@ -39,6 +39,7 @@ class Settings:
 SECOND_ORDER = Settings()
 BEST = Settings(scales=64, refits=5)
 FAST = Settings(scales=8, changes=0, refits=0)
+VARIANTS = Settings(ridges=(inf,), scales=8, changes=0, refits=0)
 GPTQ = Settings(ridges=(inf,), scales=1, changes=0, refits=0)
 
 

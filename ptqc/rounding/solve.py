@@ -107,6 +107,57 @@ def solve(
         entry_bits: of the codes in codebooks.
         scales: those that there are, of rows G * O; None: all.
     """
+    problem, judge, finite = _prepared(
+        weights, bias, moments, held, settings, free_bias, least_scale, entry_bits, scales
+    )
+    solution = _solved(problem, formats, judge, finite)
+    for _ in range(MOST_TRIES):
+        if problem.scales is None or not (exceeded := _exceeded(problem.scales, solution)).any():
+            break
+        problem = replace(problem, scales=problem.scales.stricter(exceeded))
+        solution = _solved(problem, formats, judge, finite)
+    return solution
+
+
+def solve_each(
+    weights: Tensor,
+    bias: Tensor,
+    moments: Moments,
+    held: Moments | None,
+    formats: Sequence[WeightFormat],
+    settings: Settings,
+    *,
+    free_bias: bool,
+    entry_bits: int = 8,
+) -> list[Solution]:
+    """Codes and bias of one layer in each of ``formats``, in their order; arguments as of :func:`solve`."""
+    problem, judge, finite = _prepared(weights, bias, moments, held, settings, free_bias, None, entry_bits, None)
+    if not finite:
+        return [_solved(problem, (each,), judge, finite) for each in formats]
+    rounded = _round(problem, formats)
+    return [_guarded(each, _nearest(problem, each.format, (each.format,)), judge) for each in rounded]
+
+
+def nearest_each(weights: Tensor, bias: Tensor, formats: Sequence[WeightFormat], entry_bits: int = 8) -> list[Solution]:
+    """Weights [G, O, K] rounded to nearest in each of ``formats``, without data; the bias [G, O] stays."""
+    # Rounding to nearest does not look at the form.
+    form = QuadraticForm.of(torch.ones(len(weights), 1, 1, dtype=torch.float64), 0.0)
+    problem = Problem(weights.float(), weights.float(), form, GPTQ, entry_bits=entry_bits)
+    return [_solution(_nearest(problem, each, (each,)), bias.double()) for each in formats]
+
+
+def _prepared(
+    weights: Tensor,
+    bias: Tensor,
+    moments: Moments,
+    held: Moments | None,
+    settings: Settings,
+    free_bias: bool,
+    least_scale: Tensor | None,
+    entry_bits: int,
+    scales: AdmissibleScales | None,
+) -> tuple[Problem, _Judge, bool]:
+    """What all formats have in common, and whether the moments are finite."""
     weights, bias = weights.double(), bias.double()
     judge = _Judge(bias, moments, held if held is not None and _is_finite(held) else None, free_bias)
     finite = _is_finite(moments)
@@ -127,13 +178,7 @@ def solve(
         entry_bits,
         scales,
     )
-    solution = _solved(problem, formats, judge, finite)
-    for _ in range(MOST_TRIES):
-        if problem.scales is None or not (exceeded := _exceeded(problem.scales, solution)).any():
-            break
-        problem = replace(problem, scales=problem.scales.stricter(exceeded))
-        solution = _solved(problem, formats, judge, finite)
-    return solution
+    return problem, judge, finite
 
 
 def _solved(problem: Problem, formats: Sequence[WeightFormat], judge: _Judge, finite: bool) -> Solution:
