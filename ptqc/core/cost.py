@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Self, get_args
 
-from ptqc.core.errors import OptionError, quoted
-from ptqc.core.plain import from_plain, to_plain
+from ptqc.core.errors import OptionError, nearest, quoted
+from ptqc.core.plain import check_keys, from_plain, reason, to_plain
 from ptqc.core.types import Precision, WeightFormat
 
 COST_VERSION = 2
@@ -17,6 +17,9 @@ SENSITIVITY_METRIC = "relative squared error"  # noise power of all outputs of t
 Origin = Literal["measured", "modelled", "given"]
 _WHOLE = ("weights", "bytes", "bops", "macs")
 NUMBERS = ("sensitivity", *_WHOLE, "latency_us")
+FACTS = ("graph_hash", "measured_on", "pairs", "rest", "float_model", "groups")  # of a table, beside its rows
+MAKE = "make it with ptqc sensitivity MODEL -o table.json, or by docs/cost-table.md"
+READ_ERRORS = (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OptionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Cost:
         storage: of the weights; None where they are float, or the table does not say.
         sensitivity: loss of the model, in the metric of the table.
         weights: how many there are.
-        bytes: of the constants in the file (codes, codebooks, scales, zero points, bias) and of the nodes that decode them.
+        bytes: in the file: of the constants (codes, codebooks, scales, bias) and of the nodes that decode them.
         bops: bit operations for one sample: MACs times the bits of both factors, 32 for float.
         macs: multiply-accumulates for one sample.
         latency_us: of the node on the target.
@@ -57,6 +60,8 @@ class Cost:
                 raise ValueError(f"{name} of {quoted(self.node)} must be a whole number")
         if sorted(self.origin) != sorted(known) or not all(one in get_args(Origin) for one in self.origin.values()):
             raise ValueError(f"{quoted(self.node)} must say where each of its numbers comes from")
+        if 0 in (self.precision.weight_bits, self.precision.activation_bits):
+            raise ValueError(f"{quoted(self.node)} cannot have 0 bits")
         if self.storage is not None and self.storage.bits != self.precision.weight_bits:
             raise ValueError(f"{quoted(self.node)} cannot store {self.precision} as {self.storage}")
 
@@ -73,13 +78,17 @@ class Cost:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`; KeyError, TypeError, ValueError or OptionError on anything else."""
-        unknown = sorted(set(data) - {"node", "precision", "storage", "origin", *NUMBERS})
-        if unknown or not isinstance(data["node"], str):
-            raise ValueError(f"an entry has the unknown key {quoted(unknown[0])}" if unknown else "node must be a name")
+        """The inverse of :meth:`to_json`; without ``origin`` numbers count as given.
+
+        Raises KeyError, TypeError, ValueError or OptionError for anything else.
+        """
+        check_keys(data, ("node", "precision", "storage", "origin", *NUMBERS), "an entry")
+        if not isinstance(data["node"], str) or not isinstance(data["precision"], str):
+            raise TypeError("node must be a name, and precision text like w4a8")
         numbers = {name: _number(name, data[name]) for name in NUMBERS if data.get(name) is not None}
         storage = None if data.get("storage") is None else WeightFormat.parse(data["storage"])
-        return cls(data["node"], Precision.parse(data["precision"]), storage, origin=data["origin"], **numbers)
+        origin = data.get("origin", dict.fromkeys(numbers, "given"))
+        return cls(data["node"], Precision.parse(data["precision"]), storage, origin=origin, **numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,13 @@ class Pair:
     correlation: float | None = None
     boundary_us: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.first == self.second:
+            raise ValueError(f"{quoted(self.first)} is paired with itself")
+        if self.correlation is not None and not -1 <= self.correlation <= 1:
+            raise ValueError(f"the correlation of {quoted(self.first)} and {quoted(self.second)} must lie in -1..1")
+        _check_amount("boundary_us", self.boundary_us)
+
 
 @dataclass(frozen=True, slots=True)
 class Whole:
@@ -110,6 +126,15 @@ class Whole:
 
     bytes: int | None = None
     latency_us: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_amount("bytes", self.bytes)
+        _check_amount("latency_us", self.latency_us)
+
+
+def _check_amount(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a number from 0 on")
 
 
 def _number(name: str, value: Any) -> Any:
@@ -148,6 +173,10 @@ class MetricGroup:
     nodes: tuple[str, ...]
     metric: str
     share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError("the share of a group must be more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,29 +239,39 @@ class CostTable:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """Reads what :meth:`to_json` wrote. Raises OptionError for another version, and for damaged or foreign data."""
-        fix = "make it with ptqc sensitivity MODEL -o table.json"
+        """Reads what :meth:`to_json` wrote, or what somebody else made by docs/cost-table.md.
+
+        Raises OptionError for another version, and for damaged or foreign data.
+        """
         if not isinstance(data, dict) or "costs" not in data:
-            raise OptionError("this is no cost table", fix=fix)
+            raise OptionError("this is no cost table", fix=MAKE)
         if data.get("version") != COST_VERSION:
             why = f"this ptqc reads version {COST_VERSION}"
-            raise OptionError(f"the cost table has version {quoted(data.get('version'))}", why=why, fix=fix)
+            raise OptionError(f"the cost table has version {quoted(data.get('version'))}", why=why, fix=MAKE)
         try:
-            if not isinstance(data["graph_hash"], str) or not isinstance(data["costs"], list):
+            check_keys(data, ("version", "costs", *FACTS), "the table")
+            if not isinstance(data["costs"], list):
                 raise TypeError("graph_hash must be text, and costs a list")
-            costs = tuple(Cost.from_json(one) for one in data["costs"])
-            return cls(
-                data["graph_hash"],
-                costs,
-                _measured_on(data["measured_on"]),
-                tuple(from_plain(Pair, one) for one in data["pairs"]),
-                from_plain(Whole, data["rest"]),
-                from_plain(Whole, data["float_model"]),
-                tuple(from_plain(MetricGroup, one) for one in data["groups"]),
-            )
-        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OptionError) as error:
-            missing = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise OptionError("the cost table is damaged", why=missing, fix=fix) from error
+            return cls.of_facts(tuple(_entry(number, one) for number, one in enumerate(data["costs"])), data)
+        except READ_ERRORS as error:
+            raise OptionError("the cost table is damaged", why=reason(error), fix=MAKE) from error
+
+    @classmethod
+    def of_facts(cls, costs: "tuple[Cost, ...]", facts: Mapping[str, Any]) -> Self:
+        """A table of rows and plain data for everything else, which may be missing. Raises READ_ERRORS."""
+        if not isinstance(facts.get("graph_hash", ""), str):
+            raise TypeError("graph_hash must be text, and costs a list")
+        table = cls(
+            facts.get("graph_hash", ""),
+            costs,
+            _measured_on(facts.get("measured_on")),
+            tuple(from_plain(Pair, one) for one in facts.get("pairs", ())),
+            from_plain(Whole, facts.get("rest", {})),
+            from_plain(Whole, facts.get("float_model", {})),
+            tuple(from_plain(MetricGroup, one) for one in facts.get("groups", ())),
+        )
+        _check_names(table)
+        return table
 
     def text(self) -> str:
         """The table as JSON text; equal tables give equal text."""
@@ -252,12 +291,34 @@ def _key(cost: Cost) -> tuple[str, str, str]:
     return cost.node, str(cost.precision), str(cost.storage or "")
 
 
+def _entry(number: int, data: Any) -> Cost:
+    """A row of a table, with its number in what is wrong with it."""
+    try:
+        if not isinstance(data, dict):
+            raise TypeError("it must be an object")
+        return Cost.from_json(data)
+    except READ_ERRORS as error:
+        raise ValueError(f"costs[{number}]: {reason(error)}") from error
+
+
+def _check_names(table: CostTable) -> None:
+    """ValueError where pairs and groups speak of nodes that have no row, or speak of one twice."""
+    rows = table.by_node()
+    paired = [(pair.first, pair.second) for pair in table.pairs]
+    grouped = [name for group in table.groups for name in group.nodes]
+    for name in (*(name for names in paired for name in names), *grouped):
+        if name not in rows:
+            raise ValueError(f"the node {quoted(name)} of a pair or group has no entry: {nearest(name, list(rows))}")
+    if len(set(grouped)) < len(grouped):
+        raise ValueError("a node is in more than one group")
+    if len({frozenset(names) for names in paired}) < len(paired):
+        raise ValueError("two nodes are paired more than once")
+
+
 def _measured_on(data: Any) -> MeasuredOn | None:
     if data is None:
         return None
-    if not all(isinstance(data[key], str) for key in ("description", "digest", "metric")):
-        raise TypeError("measured_on must describe data in words")
-    samples = data["samples"]
-    if type(samples) is not int or samples < 1:
+    found = from_plain(MeasuredOn, data)
+    if found.samples < 1:
         raise ValueError("samples must be a whole number from 1 on")
-    return MeasuredOn(data["description"], data["digest"], samples, data["metric"])
+    return found

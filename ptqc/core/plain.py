@@ -3,12 +3,12 @@
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ptqc.core.errors import OptionError, quoted
+from ptqc.core.errors import OptionError, nearest, quoted
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 64 << 20
@@ -48,6 +48,18 @@ def load_json(path: Path, noun: str, fix: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"this is no {noun}", where=quoted(path), why="it is no JSON text", fix=fix) from error
+
+
+def check_keys(data: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    """ValueError for a key that is not known, with the nearest that is."""
+    unknown = next((key for key in data if key not in known), None)
+    if unknown is not None:
+        raise ValueError(f"{what} has the unknown key {quoted(unknown)}: {nearest(str(unknown), known)}")
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with plain data, in words."""
+    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ptqc.core.cost import COST_VERSION, Cost, CostTable, MeasuredOn
 from ptqc.core.errors import OptionError
-from ptqc.core.types import Precision
+from ptqc.core.types import Precision, WeightFormat
 
 W4, A8 = Precision(4, None), Precision(None, 8)
 ORIGIN = {"sensitivity": "measured", "bytes": "modelled"}
@@ -92,6 +92,11 @@ def changed(**entry):
         (changed(macs=10**400, origin={**ORIGIN, "macs": "given"}), "damaged"),
         (changed(node=4), "node must be a name"),
         (changed(colour="red"), "unknown key 'colour'"),
+        (changed(latency_ms=3), "did you mean 'latency_us'?"),
+        (changed(precision="w0a8"), "cannot have 0 bits"),
+        (changed(precision=3), "precision text like w4a8"),
+        (changed(storage="codebook9"), "not a way to store weights"),
+        (changed(storage="int8"), "cannot store"),
         (changed(node="add", precision="w4a16"), "more than one entry"),
     ],
 )
@@ -107,9 +112,41 @@ def test_what_is_no_table_is_refused(text):
         CostTable.from_text(text)
 
 
-@pytest.mark.parametrize("key", ["graph_hash", "measured_on"])
+@pytest.mark.parametrize("key", ["node", "precision"])
 def test_missing_keys_are_named(key):
     data = TABLE.to_json()
-    del data[key]
-    with pytest.raises(OptionError, match=f"the key '{key}' is missing"):
+    del data["costs"][1][key]
+    with pytest.raises(OptionError, match=rf"costs\[1\]: the key '{key}' is missing"):
         CostTable.from_json(data)
+
+
+def test_a_table_made_by_hand_needs_little():
+    row = {"node": "conv", "precision": "w4a8", "storage": "codebook4", "sensitivity": 0.5, "bytes": 10}
+    table = CostTable.from_json({"version": 2, "costs": [row]})
+    assert table.graph_hash == "" and table.measured_on is None
+    cost = table.find("conv", Precision(4, 8), WeightFormat(4, "tensor"))
+    assert cost is not None and cost.origin == {"sensitivity": "given", "bytes": "given"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"pairs": [{"first": "conv", "second": "ad"}]}, "did you mean 'add'?"),
+        ({"pairs": [{"first": "conv", "second": "add"}, {"first": "add", "second": "conv"}]}, "paired more than once"),
+        ({"pairs": [{"first": "conv", "second": "conv"}]}, "paired with itself"),
+        ({"pairs": [{"first": "conv", "second": "add", "correlation": 1.5}]}, "-1..1"),
+        ({"pairs": [{"first": "conv", "second": "add", "boundary_us": "nan"}]}, "boundary_us must be"),
+        ({"pairs": 3}, "damaged"),
+        ({"rest": {"bytes": -1}}, "bytes must be a number from 0 on"),
+        ({"float_model": {"bites": 1}}, "bites"),
+        ({"float_model": {"latency_us": "inf"}}, "latency_us"),
+        ({"groups": [{"nodes": ["conv"], "metric": "kl", "share": 0}]}, "share of a group"),
+        ({"groups": [{"nodes": ["conv", "conv"], "metric": "kl"}]}, "more than one group"),
+        ({"groups": [{"nodes": ["con"], "metric": "kl"}]}, "did you mean 'conv'?"),
+        ({"flaot_model": {}}, "did you mean 'float_model'?"),
+    ],
+)
+def test_wrong_facts_are_refused(facts, words):
+    with pytest.raises(OptionError) as refusal:
+        CostTable.from_json({**TABLE.to_json(), **facts})
+    assert words in str(refusal.value)
