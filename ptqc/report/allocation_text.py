@@ -9,7 +9,7 @@ from ptqc.core.allocation import Additivity, LimitUse
 from ptqc.core.cost import SENSITIVITY_METRIC
 from ptqc.report.allocation import AllocatedLayer, AllocationInfo, AllocationRound
 from ptqc.report.estimates import decibels
-from ptqc.report.plots import BLUE, GREY, ORANGE, svg_element
+from ptqc.report.plots import BLUE, GREY, LIGHT_BLUE, ORANGE, svg_element
 from ptqc.report.summary import count_text, decibel_text, printable, short_name, size_text
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ def _alone(layer: AllocatedLayer, metric: str) -> str:
     return f"{shown} dB" if 0 < layer.sensitivity < math.inf else shown
 
 
+def _kind(layer: AllocatedLayer) -> str:
+    return "float" if layer.bits is None else "codebook" if "codebook" in layer.choice else "even levels"
+
+
 def bits_plot(info: AllocationInfo) -> str:
     """Bits of the weights and share of the predicted loss by number of the node, as an SVG element without names."""
     total = sum(layer.sensitivity for layer in info.layers)
@@ -150,13 +154,9 @@ def bits_plot(info: AllocationInfo) -> str:
         return ""
 
     def draw(axes: "Axes") -> None:
-        kinds = (
-            ("float", GREY, "", lambda layer: layer.bits is None),
-            ("even levels", BLUE, "", lambda layer: layer.bits is not None and "codebook" not in layer.choice),
-            ("codebook", "#8db8e0", "//", lambda layer: layer.bits is not None and "codebook" in layer.choice),
-        )
-        for label, colour, hatch, belongs in kinds:
-            chosen = [(n, layer.bits or FLOAT_HEIGHT) for n, layer in enumerate(info.layers, 1) if belongs(layer)]
+        for label, colour, hatch in (("float", GREY, ""), ("even levels", BLUE, ""), ("codebook", LIGHT_BLUE, "//")):
+            of_kind = [(n, layer) for n, layer in enumerate(info.layers, 1) if _kind(layer) == label]
+            chosen = [(n, layer.bits or FLOAT_HEIGHT) for n, layer in of_kind]
             if chosen:
                 axes.bar(*zip(*chosen, strict=True), color=colour, hatch=hatch, label=label, edgecolor="white")
         axes.set_xlabel("node, in the order of the graph")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9822b", "#009e73", "#5b646e"
+BLUE, LIGHT_BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#8db8e0", "#d9822b", "#009e73", "#5b646e"
 WIDE = (10.0, 3.2)  # inches, of plots in pages
 SUFFIXES = (".png", ".svg")
 
