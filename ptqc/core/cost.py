@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ptqc.core.errors import OptionError, nearest, quoted
@@ -285,6 +286,13 @@ class CostTable:
         except (ValueError, RecursionError) as error:
             raise OptionError("this is no cost table", why=f"it is no JSON: {error}") from error
         return cls.from_json(data)
+
+    @classmethod
+    def load(cls, path: Path) -> "CostTable":
+        """The table in a file: CSV where its name ends so, JSON otherwise. Raises OptionError for anything else."""
+        from ptqc.core.cost_csv import load_table  # which builds on this module
+
+        return load_table(path)
 
 
 def _key(cost: Cost) -> tuple[str, str, str]:

@@ -121,24 +121,6 @@ def absolute(limit: Limit, table: CostTable) -> float:
     return limit.amount * whole
 
 
-def amount_text(resource: str, amount: float) -> str:
-    """An amount of a resource for people: ``1.23 MB``, ``3.1 ms``, ``1.2 G bit operations``, ``4.5 bits``."""
-    if resource == "size":
-        return _scaled(amount, {"GB": 1e9, "MB": 1e6, "kB": 1e3}, "bytes")
-    if resource == "latency":
-        return _scaled(amount, {"s": 1e6, "ms": 1e3}, "us")
-    if resource == "bops":
-        return _scaled(amount, {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}, "") + " bit operations"
-    return f"{amount:.4g} bits"
-
-
-def _scaled(amount: float, units: Mapping[str, float], smallest: str) -> str:
-    for unit, scale in units.items():
-        if abs(amount) >= scale:
-            return f"{amount / scale:.4g} {unit}"
-    return f"{amount:.4g} {smallest}".rstrip()
-
-
 def _parsed(resource: Resource | str, text: str, option: str) -> Limit:
     units = UNITS[resource]
     words = "|".join(sorted((unit for unit in units if unit), key=len, reverse=True))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ptqc.core.cost import Cost, CostTable, Whole
 from ptqc.core.errors import OptionError
-from ptqc.core.limits import absolute, amount_text, parse_limit, parse_limits
+from ptqc.core.limits import absolute, parse_limit, parse_limits
 from ptqc.core.types import W8A8, Precision
 
 W4A8 = Precision(4, 8)
@@ -146,19 +146,3 @@ def test_relative_limits_of_a_table_that_does_not_know(resource, words):
 def test_units_are_factors(number, unit):
     one, many = parse_limit("size", f"1{unit}", "--max"), parse_limit("size", f"{number!r}{unit}", "--max")
     assert many.amount == pytest.approx(number * one.amount)
-
-
-@pytest.mark.parametrize(
-    ("resource", "amount", "text"),
-    [
-        ("size", 1_230_000, "1.23 MB"),
-        ("size", 12, "12 bytes"),
-        ("latency", 3100, "3.1 ms"),
-        ("latency", 0.5, "0.5 us"),
-        ("bops", 1.2e9, "1.2 G bit operations"),
-        ("bops", 7, "7 bit operations"),
-        ("bits", 4.5, "4.5 bits"),
-    ],
-)
-def test_amounts_for_people(resource, amount, text):
-    assert amount_text(resource, amount) == text
