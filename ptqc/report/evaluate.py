@@ -11,10 +11,11 @@ from ptqc.calibrate.source import Batch, Source
 from ptqc.core.errors import ModelError, OptionError, nearest, quoted
 from ptqc.core.progress import Progress
 from ptqc.core.types import Array
+from ptqc.core.user_function import load_function
 from ptqc.execute.runtime import create_session, run_session, session_of
 from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.report.metrics import Agreement, Cosine, Figure, Metric, Observation, Sqnr, TopK
-from ptqc.report.user_metric import FunctionMetric, load_function
+from ptqc.report.user_metric import FunctionMetric
 
 if TYPE_CHECKING:
     import onnxruntime as ort

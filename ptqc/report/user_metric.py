@@ -1,10 +1,7 @@
 """A metric of the user's own, named ``module:function``: loaded and run only because the user named it."""
 
 import math
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
@@ -16,32 +13,6 @@ from ptqc.report.metrics import Figure, Observation
 MAX_HELD_BYTES = 1 << 30  # of outputs, both models together
 
 UserFunction = Callable[[list[Array], Array | None], float]
-
-
-def load_function(name: str) -> UserFunction:
-    """The function that ``module:function`` names; modules in the working folder are found too.
-
-    Raises OptionError where there is no such module or function.
-    """
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise OptionError(
-            f"the metric {quoted(name)} cannot be loaded", why=str(error), fix="name it as module:function"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise OptionError(
-            f"the metric {quoted(name)} cannot be loaded",
-            why=f"module {quoted(module_name)} has no function {quoted(function_name)}",
-            fix="name it as module:function",
-        )
-    return function  # type: ignore[no-any-return]
 
 
 class FunctionMetric:
