@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from ptqc.allocate.sensitivity import candidate_precisions, measure_sensitivity
+from ptqc.allocate.sensitivity import alike, candidate_precisions, measure_sensitivity
 from ptqc.compile import canonicalise
 from ptqc.core.cost import CostTable
 from ptqc.core.options import QuantizeOptions
@@ -53,7 +53,9 @@ def sensitivity(
     canonicalise(loaded.model, find_target(TARGET), options)
     return measure_sensitivity(
         loaded.model,
-        tuple(candidate_precisions(weight_bits, activation_bits)),
+        alike(loaded.model, candidate_precisions(weight_bits, activation_bits)),
+        None,
+        None,
         source,
         threads=options.threads,
         progress=None if progress is None else lambda done, total: progress("sensitivities", done, total),

@@ -1,228 +1,192 @@
-"""Sensitivities: how much one node at one precision disturbs the outputs of the float model, all else left in float.
+"""Sensitivities: how much one node with one choice disturbs the outputs of the float model, all else left in float.
 
 The relative squared error is used and not a divergence of class probabilities: between two sets of images it ranks
 layers alike, where the divergence hardly does.
 """
 
-import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from ptqc.allocate.place import is_activation
-from ptqc.allocate.plan import weight_params
-from ptqc.calibrate.observe import batch_size, collect_statistics
-from ptqc.calibrate.observers import range_mse
+from ptqc.allocate.metrics import NOISE, Metric, description, make_metric
+from ptqc.allocate.trials import ActivationParams, FactorSource, FloatNetwork, activation_params, linear_nodes
 from ptqc.calibrate.source import Batch, Source
-from ptqc.core.arithmetic import affine_params
 from ptqc.core.cost import Cost, CostTable, MeasuredOn, Origin
-from ptqc.core.errors import DataError, ModelError, OptionError, nearest, quoted
+from ptqc.core.errors import OptionError
 from ptqc.core.progress import Steps
-from ptqc.core.types import Precision, QuantParams, QuantType
-from ptqc.execute.tensors import TensorRunner
+from ptqc.core.types import NodeChoice, Precision
 from ptqc.graph.costs import node_costs
-from ptqc.graph.linear import Linear, linear_parts
+from ptqc.graph.linear import Linear
 from ptqc.graph.walk import graph_hash
 
 if TYPE_CHECKING:
+    from ptqc.allocate.variants import Variants
     from ptqc.execute.torch_executor.block import Environment, Step
 
 LEAST_BITS, MOST_BITS = 2, 8
 FLOAT_BITS = 32
-# What the inputs of all linear nodes may take for one batch; of them only few are held at a time.
-BATCH_BYTES = 256 << 20
-_DATA, _WEIGHT = 0, 1  # positions of the inputs of a linear node
 _SCALE_BYTES = 5  # float32 scale and int8 zero point of a channel
 
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One node at one precision.
-
-    Attributes:
-        params: of the node's inputs that are quantized, by position.
-    """
-
-    parts: Linear
-    precision: Precision
-    params: Mapping[int, QuantParams]
+Trial = tuple[str, NodeChoice]  # a node with one of its factors quantized
 
 
 def measure_sensitivity(
     model: ir.Model,
-    precisions: Sequence[Precision],
+    choices: Mapping[str, Sequence[NodeChoice]],
+    variants: "Variants | None",
+    activations: ActivationParams | None,
     source: Source,
     *,
-    nodes: Sequence[str] = (),
+    metric: str = NOISE,
     threads: int = 1,
     progress: Steps | None = None,
 ) -> CostTable:
-    """The cost table of the linear nodes of a canonical float graph, each at each of ``precisions``.
+    """The cost table of the linear nodes of a canonical float graph, each with each of its choices.
 
-    A sensitivity is the noise power over all float outputs and samples, divided by their signal power, when this node
-    alone is quantized: weights to nearest, symmetric per output channel; the activation that it reads asymmetric, in
-    the range with the least squared error. It takes about half a pass over the data for each entry: what lies before
-    a node is computed once for all its precisions, and behind it only what the change reaches.
+    A sensitivity is the loss of the model when this node alone is quantized, its weights or the activation that it
+    reads; with both, the sum of the two. It takes about half a pass over the data for each weight format and each width
+    of activations: what lies before a node is computed once for all, and behind it only what the change reaches.
 
     Args:
         model: canonical graph; it stays unchanged.
-        precisions: of 2 to 8 bits, or 16 for what stays in float; at least one of the two factors must be quantized.
+        choices: by node; of 2 to 8 bits, None for what stays in float.
+        variants: the weights of every storage in ``choices``; None: rounded to nearest, symmetric per output channel.
+        activations: of every width in ``choices``; None: found here, on the same samples.
         source: samples; the table says which.
-        nodes: names of linear nodes; all if empty.
+        metric: see :func:`ptqc.allocate.metrics.make_metric`.
         threads: of the runtime that observes activations; results do not depend on it.
         progress: called with (trials times samples done, those in all).
 
     Raises:
         ModelError: the model has no linear node or no output of real numbers.
         DataError: the float model gives NaN, Inf or nothing but zeros on these samples.
-        OptionError: a precision or node that cannot be measured.
+        OptionError: a node or precision that cannot be measured, or not in this metric.
     """
-    linear = _linear_nodes(model, nodes)
-    _check(model, precisions)
-    tensors = list(dict.fromkeys(parts.data.name or "" for parts in linear))
-    runner = TensorRunner(model, tensors, threads)
-    trials = _trials(linear, precisions, _activations(runner, precisions, source))
-    batch = batch_size(runner.run, tensors, source, BATCH_BYTES)
-    noise, signal = _Measurement(model, trials).run(source, batch, progress)
+    linear = linear_nodes(model, tuple(choices))
+    _check(one.precision for given in choices.values() for one in given)
+    halves = {name: tuple(dict.fromkeys(_halves(choices[name]))) for name in linear}
+    measure, network = make_metric(metric, model), FloatNetwork(model)
+    known = activation_params(model, halves, source, threads=threads) if activations is None else activations
+    factors = FactorSource(known, variants)
+    losses = _Alone(network, linear, halves, factors, measure).run(model, source, progress)
     macs = {cost.name: cost.macs for cost in node_costs(model)}
     costs = [
-        _cost(trial, min(power / signal, sys.float_info.max), macs[trial.parts.node.name or ""])
-        for trial, power in zip(trials, noise, strict=True)
+        _cost(parts, one, _loss(name, one, losses), macs[name])
+        for name, parts in linear.items()
+        for one in dict.fromkeys((*halves[name], *choices[name]))
     ]
-    return CostTable(graph_hash(model), tuple(costs), MeasuredOn(source.description, source.digest, len(source)))
+    measured_on = MeasuredOn(source.description, source.digest, len(source), description(metric))
+    return CostTable(graph_hash(model), tuple(costs), measured_on)
 
 
-def _linear_nodes(model: ir.Model, names: Sequence[str]) -> list[Linear]:
-    parts = [linear_parts(node) for node in model.graph]
-    found = {p.node.name or "": p for p in parts if p is not None and is_activation(p.data)}
-    for name in names:
-        if name not in found:
-            raise OptionError(f"there is no linear node {quoted(name)}", fix=nearest(name, list(found)))
-    if not found:
-        why = "no Conv, Gemm or MatMul multiplies an activation by constants"
-        raise ModelError("the model has no node whose precision matters", why=why)
-    return [parts for name, parts in found.items() if not names or name in names]
+def alike(model: ir.Model, precisions: Iterable[Precision], nodes: Sequence[str] = ()) -> dict[str, list[NodeChoice]]:
+    """Each of ``precisions`` for every linear node, or for those named, with weights as they are rounded to nearest.
+
+    Raises ModelError and OptionError as :func:`measure_sensitivity`.
+    """
+    given = [NodeChoice(precision) for precision in precisions]
+    return dict.fromkeys(linear_nodes(model, nodes), given)
 
 
-def _check(model: ir.Model, precisions: Sequence[Precision]) -> None:
+def candidate_precisions(weight_bits: Sequence[int], activation_bits: Sequence[int]) -> Iterator[Precision]:
+    """Weights alone at each of these widths, then activations alone."""
+    yield from (Precision(bits, None) for bits in weight_bits)
+    yield from (Precision(None, bits) for bits in activation_bits)
+
+
+def _check(precisions: Iterable[Precision]) -> None:
     for precision in precisions:
         bits = [b for b in (precision.weight_bits, precision.activation_bits) if b is not None]
-        if not bits or not all(LEAST_BITS <= b <= MOST_BITS for b in bits):
+        if not all(LEAST_BITS <= b <= MOST_BITS for b in bits):
             fix = f"give {LEAST_BITS} to {MOST_BITS} bits, or 16 for what stays in float"
             raise OptionError(f"the precision {precision} cannot be measured", fix=fix)
-    if not any(_is_real(out) for out in model.graph.outputs):
-        raise ModelError("the model has no output of real numbers", why="sensitivities are errors of such outputs")
 
 
-def _is_real(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point()
+def _halves(choices: Iterable[NodeChoice]) -> Iterator[NodeChoice]:
+    """What is measured for ``choices``: one factor alone."""
+    for one in choices:
+        weights, activations = one.precision.weight_bits, one.precision.activation_bits
+        if weights is not None:
+            yield NodeChoice(Precision(weights, None), one.storage)
+        if activations is not None:
+            yield NodeChoice(Precision(None, activations))
 
 
-def _activations(
-    runner: TensorRunner, precisions: Sequence[Precision], source: Source
-) -> dict[tuple[str, int], QuantParams]:
-    """Parameters of what the nodes read, by tensor and bits."""
-    widths = list(dict.fromkeys(p.activation_bits for p in precisions if p.activation_bits is not None))
-    if not widths:
-        return {}
-    statistics = collect_statistics(runner.run, runner.tensors, source)
-    found = {}
-    for name in runner.tensors:
-        for bits in widths:
-            kind = QuantType(bits, signed=False)
-            found[name, bits] = affine_params(*range_mse(statistics[name], kind), kind)
-    return found
+def _loss(name: str, choice: NodeChoice, losses: Mapping[Trial, float]) -> float:
+    return sum(losses[name, half] for half in _halves((choice,)))
 
 
-def _trials(
-    linear: Sequence[Linear], precisions: Sequence[Precision], activations: Mapping[tuple[str, int], QuantParams]
-) -> list[Trial]:
-    trials = []
-    for parts in linear:
-        for precision in dict.fromkeys(precisions):
-            params = {}
-            if precision.weight_bits is not None:
-                params[_WEIGHT] = weight_params(parts, QuantType(precision.weight_bits, signed=True), None)
-            if precision.activation_bits is not None:
-                params[_DATA] = activations[parts.data.name or "", precision.activation_bits]
-            trials.append(Trial(parts, precision, params))
-    return trials
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """What has to run again behind a step if its outputs change, and the outputs of the model that change then."""
+
+    steps: tuple["Step", ...]
+    outputs: tuple[str, ...]
 
 
-class _Measurement:
-    """Runs trials on batches and adds up their noise."""
+class _Alone:
+    """Measures nodes with one factor quantized, one at a time."""
 
-    def __init__(self, model: ir.Model, trials: Sequence[Trial]) -> None:
-        from ptqc.execute.torch_executor.executor import TorchExecutor
-
-        self.trials = trials
-        self.outputs = [out.name or "" for out in model.graph.outputs if _is_real(out)]
-        self.executor: TorchExecutor = TorchExecutor(model, self.outputs)
-        by_node: dict[ir.Node, list[int]] = {}
-        for index, trial in enumerate(trials):
-            by_node.setdefault(trial.parts.node, []).append(index)
-        self.by_node = by_node
+    def __init__(
+        self,
+        network: FloatNetwork,
+        linear: Mapping[str, Linear],
+        halves: Mapping[str, Sequence[NodeChoice]],
+        factors: FactorSource,
+        metric: Metric,
+    ) -> None:
+        self.network, self.linear, self.halves = network, linear, halves
+        self.factors, self.metric = factors, metric
+        self.names = {parts.node: name for name, parts in linear.items() if halves[name]}
+        self.sums: dict[Trial, float] = {(name, one): 0.0 for name, given in halves.items() for one in given}
+        steps = network.executor.steps
         self.behind = {
-            step.node: _reached(self.executor.steps[index:], self.outputs)
-            for index, step in enumerate(self.executor.steps)
-            if step.node in by_node
+            step.node: _behind(steps[index:], network.outputs)
+            for index, step in enumerate(steps)
+            if step.node in self.names
         }
 
-    def run(self, source: Source, size: int, progress: Steps | None) -> tuple[list[float], float]:
-        """The noise power of each trial, and the signal power; sums over all samples, ``size`` at a time."""
+    def run(self, model: ir.Model, source: Source, progress: Steps | None) -> dict[Trial, float]:
+        """The loss of each trial over all samples."""
         import torch
 
+        from ptqc.execute.torch_executor.streams import batch_size
         from ptqc.execute.torch_executor.threads import torch_threads
 
-        noise, signal = [0.0] * len(self.trials), 0.0
         with torch_threads(), torch.no_grad():
-            for batch in source.batches(size):
-                signal += self._add(batch, source, noise, progress)
-        if signal == 0.0:
-            why = "an error cannot be put in relation to nothing"
-            raise DataError("all outputs of the float model are zero", where=source.description, why=why)
-        return noise, signal
+            for batch in source.batches(batch_size(model)):
+                self._add(batch, source, progress)
+        return {trial: self.metric.finish(total) for trial, total in self.sums.items()}
 
-    def _add(self, batch: Batch, source: Source, noise: list[float], progress: Steps | None) -> float:
-        """Adds the noise of each trial on ``batch``; its signal power."""
-        executor, done = self.executor, 0
-        exact = executor(batch.feeds)
-        signal = _power([exact[name] for name in self.outputs])
-        if not math.isfinite(signal):
-            where = f"{source.description}, samples from {batch.first}"
-            raise DataError("the float model gives NaN or Inf", where=where, fix="leave these samples out")
-        environment = executor.start(batch.feeds)
-        for step in executor.steps:
-            for index in self.by_node.get(step.node, ()):
-                found = self._disturbed(step, self.trials[index], environment)
-                noise[index] += _power([found[name] - exact[name] for name in self.outputs if name in found])
+    def _add(self, batch: Batch, source: Source, progress: Steps | None) -> None:
+        network, done, total = self.network, 0, len(source) * len(self.sums)
+        exact = network.exact(batch.feeds, f"{source.description}, samples from {batch.first}")
+        self.metric.start(exact, batch.samples)
+        environment = network.start(batch.feeds)
+        for step in network.executor.steps:
+            name = self.names.get(step.node)
+            for one in self.halves[name] if name is not None else ():
+                assert name is not None
+                self.sums[name, one] += self.metric.add(exact, self._disturbed(step, name, one, environment))
                 done += 1
                 if progress is not None:
-                    total = len(source) * len(self.trials)
-                    progress(min(batch.first * len(self.trials) + batch.samples * done, total), total)
-            executor.advance(step, environment)
-        return signal
+                    progress(min(batch.first * len(self.sums) + batch.samples * done, total), total)
+            network.executor.advance(step, environment)
 
-    def _disturbed(self, step: "Step", trial: Trial, environment: "Environment") -> dict[str, Any]:
-        """The outputs that change when ``step`` runs as the trial says; ``environment`` stays as it is."""
-        from ptqc.execute.torch_executor.quantized import Quantizer
-
-        executor, fork = self.executor, dict(environment)
-        inputs = executor.read(step, fork)
-        for position, params in trial.params.items():
-            inputs[position] = Quantizer(params)(inputs[position])
-        executor.store(step, executor.compute(step, inputs, fork), fork)
-        steps, outputs = self.behind[step.node]
-        for later in steps:
-            executor.advance(later, fork)
-        return {name: fork[name] for name in outputs}
+    def _disturbed(self, step: "Step", name: str, half: NodeChoice, environment: "Environment") -> dict[str, Any]:
+        """The outputs that change when a node runs with ``half``; ``environment`` stays as it is."""
+        fork, parts = dict(environment), self.linear[name]
+        self.network.advance(step, fork, parts, self.factors.of(parts, half))
+        behind = self.behind[step.node]
+        for later in behind.steps:
+            self.network.executor.advance(later, fork)
+        return {output: fork[output] for output in behind.outputs}
 
 
-def _reached(steps: Sequence["Step"], outputs: Sequence[str]) -> tuple[list["Step"], list[str]]:
-    """What has to run again behind the first of ``steps`` if that changes, and the outputs that change then."""
+def _behind(steps: Sequence["Step"], outputs: Sequence[str]) -> _Behind:
+    """What follows the first of ``steps``."""
     from ptqc.execute.torch_executor.block import names_read
 
     changed = set(steps[0].outputs) - {""}
@@ -237,25 +201,27 @@ def _reached(steps: Sequence["Step"], outputs: Sequence[str]) -> tuple[list["Ste
         if step in affected or not needed.isdisjoint(step.outputs):
             found.append(step)
             needed.update(names_read(step.node))
-    return found[::-1], [name for name in outputs if name in changed]
+    return _Behind(tuple(found[::-1]), tuple(name for name in outputs if name in changed))
 
 
-def _power(tensors: Sequence[Any]) -> float:
-    return float(sum(tensor.double().square().sum().item() for tensor in tensors))
-
-
-def _cost(trial: Trial, sensitivity: float, macs: int) -> Cost:
-    precision = trial.precision
+def _cost(parts: Linear, choice: NodeChoice, sensitivity: float, macs: int) -> Cost:
+    precision = choice.precision
     bits = precision.weight_bits or FLOAT_BITS, precision.activation_bits or FLOAT_BITS
-    origin: dict[str, Origin] = dict.fromkeys(("bytes", "bops", "macs"), "modelled")
+    origin: dict[str, Origin] = dict.fromkeys(("bops", "macs"), "modelled")
+    # A node in float loses nothing; where both factors are quantized, it is the sum of what was measured.
+    origin["sensitivity"] = "measured" if len(list(_halves((choice,)))) == 1 else "modelled"
+    size = stored_bytes(parts, precision) if choice.storage is None else None
+    if size is not None:
+        origin["bytes"] = "modelled"
     return Cost(
-        trial.parts.node.name or "",
+        parts.node.name or "",
         precision,
+        choice.storage,
         sensitivity=sensitivity,
-        bytes=stored_bytes(trial.parts, precision),
+        bytes=size,
         bops=macs * bits[0] * bits[1],
         macs=macs,
-        origin={"sensitivity": "measured", **origin},
+        origin=origin,
     )
 
 
@@ -267,9 +233,3 @@ def stored_bytes(parts: Linear, precision: Precision) -> int:
         return bias_bytes + weights.nbytes
     packed = -(-int(weights.size) * precision.weight_bits // 8)
     return bias_bytes + packed + _SCALE_BYTES * int(weights.shape[parts.axis])
-
-
-def candidate_precisions(weight_bits: Sequence[int], activation_bits: Sequence[int]) -> Iterator[Precision]:
-    """Weights alone at each of these widths, then activations alone."""
-    yield from (Precision(bits, None) for bits in weight_bits)
-    yield from (Precision(None, bits) for bits in activation_bits)

@@ -6,7 +6,7 @@ import pytest
 
 from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.plan import weight_params
-from ptqc.allocate.sensitivity import measure_sensitivity
+from ptqc.allocate.sensitivity import alike, measure_sensitivity
 from ptqc.allocate.trials import activation_params
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
@@ -17,12 +17,12 @@ from ptqc.graph.linear import linear_parts
 from tests.allocate.networks import network, samples
 from tests.allocate.test_sensitivity import BODY, outputs_of, relative_error
 
-W4, W2, W4A8 = (NodeChoice(Precision(*bits)) for bits in ((4, None), (2, None), (4, 8)))
+W4, W2, A8 = (NodeChoice(Precision(*bits)) for bits in ((4, None), (2, None), (None, 8)))
 
 
 def joint(model, rows):
     source = open_source(rows, input_specs(model))
-    activations = activation_params(model, dict.fromkeys(("first", "second", "side"), (W4A8,)), source)
+    activations = activation_params(model, dict.fromkeys(("first", "second", "side"), (A8,)), source)
     return JointMeasurement(model, None, activations, source)
 
 
@@ -41,9 +41,10 @@ def test_weights_replaced_by_hand():
 def test_one_node_alone_loses_its_sensitivity():
     model = network(BODY)
     rows = samples(model, 5)
-    choices = {"first": W2, "side": W4A8}
+    choices = {"first": W2, "side": A8}
     precisions = [choice.precision for choice in choices.values()]
-    table = measure_sensitivity(model, precisions, open_source(rows, input_specs(model)))
+    source = open_source(rows, input_specs(model))
+    table = measure_sensitivity(model, alike(model, precisions), None, None, source)
     losses = joint(model, rows).losses([{name: choice} for name, choice in choices.items()])
     for (name, choice), loss in zip(choices.items(), losses, strict=True):
         cost = table.find(name, choice.precision)

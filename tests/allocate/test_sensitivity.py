@@ -5,14 +5,16 @@ import onnx_ir as ir
 import pytest
 
 from ptqc.allocate.plan import weight_params
-from ptqc.allocate.sensitivity import candidate_precisions, measure_sensitivity, stored_bytes
+from ptqc.allocate.sensitivity import alike, candidate_precisions, measure_sensitivity, stored_bytes
+from ptqc.allocate.trials import activation_params
+from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
 from ptqc.compile import canonicalise
 from ptqc.core.arithmetic import affine_params, fake_quantize
 from ptqc.core.errors import DataError, ModelError, OptionError
 from ptqc.core.options import QuantizeOptions
-from ptqc.core.types import FLOAT, Precision, QuantType
+from ptqc.core.types import FLOAT, KEPT_FLOAT, NodeChoice, Precision, QuantType, WeightFormat
 from ptqc.execute.runtime import run_session, session_of
 from ptqc.graph.linear import linear_parts
 from ptqc.graph.load import import_model
@@ -31,8 +33,8 @@ def source_of(model, rows):
     return open_source(rows, input_specs(model))
 
 
-def measured(model, rows, precisions=SOME, **options):
-    return measure_sensitivity(model, precisions, source_of(model, rows), **options)
+def measured(model, rows, precisions=SOME, nodes=(), **options):
+    return measure_sensitivity(model, alike(model, precisions, nodes), None, None, source_of(model, rows), **options)
 
 
 def outputs_of(model, rows):
@@ -114,14 +116,15 @@ def test_costs_and_where_they_come_from():
     table = measured(model, rows)
     assert table.graph_hash == graph_hash(model)
     assert table.measured_on is not None and table.measured_on.samples == 5
-    assert len(table.costs) == 3 * len(SOME)
+    assert len(table.costs) == 3 * (len(SOME) + 1)  # the half of w4a8 that nobody asked for
     side = table.find("side", Precision(4, 8))
     assert side is not None
     assert side.macs == 4 * 4 * 4 * 4 * 9
     assert side.bops == side.macs * 4 * 8
     assert side.bytes == 4 * 4 * 9 // 2 + 4 * 5 + 4 * 4
-    assert dict(side.origin) == {"sensitivity": "measured", "bytes": "modelled", "bops": "modelled", "macs": "modelled"}
+    assert dict(side.origin) == dict.fromkeys(("sensitivity", "bytes", "bops", "macs"), "modelled")
     wide = table.find("side", Precision(None, 4))
+    assert wide is not None and wide.origin["sensitivity"] == "measured"
     assert wide is not None and wide.bytes == 4 * 4 * 4 * 9 + 16 and wide.bops == wide.macs * 32 * 4
     parts = next(p for p in map(linear_parts, model.graph) if p is not None and p.node.name == "first")
     assert stored_bytes(parts, Precision(3, None)) == 16 * 3 // 8 + 4 * 5
@@ -132,7 +135,41 @@ def test_fewer_bits_hurt_more():
     for costs in table.by_node().values():
         of = {str(cost.precision): cost.sensitivity for cost in costs}
         assert 0 < of["w8a16"] < of["w4a16"] < of["w2a16"]
-        assert of["w4a8"] == pytest.approx(of["w4a16"], rel=0.5)
+        assert of["w4a8"] == of["w4a16"] + of["w16a8"]
+
+
+def test_weights_as_they_will_be_rounded():
+    model = network(BODY)
+    source = source_of(model, samples(model, 16))
+    storages = (WeightFormat(2), WeightFormat(2, "tensor"), WeightFormat(4))
+    choices = {name: [NodeChoice(Precision(one.bits, 8), one) for one in storages] for name in ("first", "second")}
+    choices["side"] = [KEPT_FLOAT]
+    variants = round_variants(model, dict.fromkeys(("first", "second"), storages), source)
+    activations = activation_params(model, choices, source)
+    table = measure_sensitivity(model, choices, variants, activations, source)
+    nearest = measured(model, samples(model, 16))
+    for name in ("first", "second"):
+        found = {storage: table.find(name, Precision(storage.bits, None), storage).sensitivity for storage in storages}
+        assert found[storages[0]] < nearest.find(name, Precision(2, None)).sensitivity
+        assert found[storages[2]] < found[storages[1]] < found[storages[0]]
+        half, same = table.find(name, Precision(None, 8)), nearest.find(name, Precision(None, 8))
+        assert half.sensitivity == same.sensitivity
+        whole = table.find(name, Precision(2, 8), storages[1])
+        assert whole.sensitivity == found[storages[1]] + half.sensitivity
+        assert whole.bytes is None and whole.bops == whole.macs * 16
+    (kept,) = table.by_node()["side"]
+    assert kept.sensitivity == 0.0 and kept.precision == FLOAT
+
+
+def test_another_metric():
+    model = network(BODY)
+    table = measured(model, samples(model, 3), SOME[:1], metric="tests.allocate.test_sensitivity:changed_outputs")
+    assert [(cost.node, cost.sensitivity) for cost in table.costs] == [("first", 2.0), ("second", 1.0), ("side", 1.0)]
+    assert table.measured_on.metric == "tests.allocate.test_sensitivity:changed_outputs"
+
+
+def changed_outputs(exact, found):
+    return float(sum(not np.array_equal(exact[name], found[name]) for name in exact))
 
 
 def test_results_do_not_depend_on_batches_threads_or_the_process():
@@ -179,7 +216,7 @@ def test_progress_reaches_the_end():
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-@pytest.mark.parametrize("precision", [FLOAT, Precision(1, None), Precision(None, 9), Precision(12, 8)])
+@pytest.mark.parametrize("precision", [Precision(1, None), Precision(None, 9), Precision(12, 8)])
 def test_precisions_that_cannot_be_measured(precision):
     model = network(BODY)
     with pytest.raises(OptionError, match="cannot be measured"):
@@ -237,7 +274,7 @@ def test_real_images_agree_on_the_order_of_layers(data_root):
     )
     found = []
     for half in (images[:24], images[24:]):
-        table = measured(model, {"input": half}, tuple(candidate_precisions([4], [])))
+        table = measured(model, {"input": half}, candidate_precisions([4], []))
         found.append(np.argsort(np.argsort([cost.sensitivity for cost in table.costs])))
     assert len(found[0]) == 20
     assert np.corrcoef(found[0], found[1])[0, 1] > 0.9
