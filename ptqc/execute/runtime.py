@@ -53,6 +53,7 @@ def create_session(
     config: Sequence[tuple[str, str]] = (),
     level: Level | None = None,
     arena: bool = True,
+    profile: Path | None = None,
 ) -> "ort.InferenceSession":
     """A CPU session.
 
@@ -64,6 +65,7 @@ def create_session(
         config: session configuration entries.
         level: how far to optimize; overrides ``optimize``.
         arena: keep the memory of a run for the next one, and plan it; False where many sessions live at a time.
+        profile: how the file begins into which the session writes the times of its kernels when profiling ends.
 
     Raises:
         ModelError: the runtime does not accept the model.
@@ -83,6 +85,9 @@ def create_session(
     }[level or ("all" if optimize else "none")]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     for key, value in config:
         options.add_session_config_entry(key, value)
     source = model if isinstance(model, bytes) else str(model)
@@ -104,6 +109,7 @@ def session_of(
     config: Sequence[tuple[str, str]] = (),
     level: Level = "all",
     arena: bool = True,
+    profile: Path | None = None,
 ) -> "ort.InferenceSession":
     """A CPU session of a model in memory; weights that are external or too large go through a temporary file.
 
@@ -114,13 +120,13 @@ def session_of(
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not external and sum(tensor.nbytes for tensor in tensors) < LARGEST_MESSAGE_BYTES:
         return create_session(
-            ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level, arena
+            ir.to_proto(model).SerializeToString(), threads, optimized_path, True, config, level, arena, profile
         )
     # onnxruntime maps the file, and a mapped file outlives its name.
     with tempfile.TemporaryDirectory(prefix="ptqc-") as folder:
         path = Path(folder, "model.onnx")
         ir.save(model, path, external_data="model.data")
-        return create_session(path, threads, optimized_path, True, config, level, arena)
+        return create_session(path, threads, optimized_path, True, config, level, arena, profile)
 
 
 def run_session(
