@@ -36,6 +36,8 @@ COMMANDS = {
     "verify": "Prove that a model is integer arithmetic, the same bits on every engine.",
     "synth": "Make sample inputs without any data.",
     "sensitivity": "Measure what each node loses at few bits.",
+    "allocate": "Choose the precision of each node of a cost table, under limits.",
+    "pareto": "Show what a model keeps at every size, latency or number of bit operations.",
     "bits": "Show what a model keeps at each width of its weights.",
     "inspect": "Show operators, sizes and costs, and what each node may become.",
     "report": "Render a report as text, HTML, Markdown or JSON.",

@@ -34,7 +34,7 @@ def report_renderables(report: Report, everything: bool = False) -> list[Any]:
     """
     parts: list[Any] = [_summary_panel(report)]
     if report.allocation is not None:
-        parts.append(_panel(allocation_rows(report.allocation), "choice of precisions"))
+        parts.append(panel(allocation_rows(report.allocation), "choice of precisions"))
     if report.gates:
         parts.append(gate_table(report))
     parts += [_paragraph("warning: ", sentence, "yellow") for sentence in report.warnings]
@@ -60,10 +60,11 @@ def _paragraph(label: str, sentence: str, style: str) -> Any:
 
 
 def _summary_panel(report: Report) -> Any:
-    return _panel(summary_rows(report), f"ptqc {printable(report.versions.get('ptqc', ''))}".strip())
+    return panel(summary_rows(report), f"ptqc {printable(report.versions.get('ptqc', ''))}".strip())
 
 
-def _panel(rows: Sequence[tuple[str, str]], title: str) -> Any:
+def panel(rows: Sequence[tuple[str, str]], title: str) -> Any:
+    """Labels and sentences in a frame."""
     from rich.panel import Panel
     from rich.table import Table
 
