@@ -4,25 +4,25 @@ Independent errors of zero mean add in power at the outputs; how far those of re
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
-from ptqc.allocate.from_table import candidates
+from ptqc.allocate.assignments import NEGLIGIBLE, Assignment, draw_assignments
+from ptqc.allocate.neighbours import neighbours
+from ptqc.allocate.pairs import Measure, measure_pairs
 from ptqc.core.allocation import Additivity
-from ptqc.core.cost import Cost, CostTable, Pair
-from ptqc.core.types import Array, NodeChoice
+from ptqc.core.cost import CostTable, Pair
+from ptqc.core.progress import Steps
+from ptqc.core.types import Array, NodeChoice, Precision, WeightFormat
 
-Assignment = Mapping[str, NodeChoice]
-Measure = Callable[[Sequence[Assignment]], Sequence[float]]  # the loss of each, all its nodes replaced at once
-
+ASSIGNMENTS = 24  # that are measured
 LEAST_SPEARMAN = 0.9  # of prediction and measurement; below it additivity has failed
-MOST_SPREAD = 0.15  # likewise of log10(measured / predicted): above it, 40 % lie between the two
-NEGLIGIBLE = 1e-10  # losses below it are the arithmetic of the runtime
-MOST_LOSS = 0.3  # of assignments that are drawn: with more noise nobody uses the network
-NOISE = 1.0  # standard deviation of the natural logarithm of sensitivities, by node, while drawing
-FLIPPED = 0.1  # share of the nodes that get any choice
-MOST_TRIES = 10  # for each assignment: small tables have few different ones
+MOST_SPREAD = 0.1  # likewise of log10(measured / predicted): a quarter
+SIGNIFICANT = 2.0  # standard errors by which pairs have to predict better
+Known = Mapping[tuple[str, Precision, WeightFormat | None], float | None]
 
 
 def predicted_loss(table: CostTable, assignment: Assignment) -> float:
@@ -48,7 +48,9 @@ def predicted_losses(table: CostTable, assignments: Sequence[Assignment]) -> lis
     return found
 
 
-def _sensitivity(known: Mapping[object, float | None], node: str, choice: NodeChoice) -> float:
+def _sensitivity(
+    known: Mapping[tuple[str, Precision, WeightFormat | None], float | None], node: str, choice: NodeChoice
+) -> float:
     sensitivity = known.get((node, choice.precision, choice.storage))
     if sensitivity is not None:
         return sensitivity
@@ -64,93 +66,6 @@ def _extra(pair: Pair, losses: Mapping[str, float]) -> float:
     return 2.0 * pair.correlation * math.sqrt(losses.get(pair.first, 0.0) * losses.get(pair.second, 0.0))
 
 
-def draw_assignments(table: CostTable, count: int, seed: int) -> list[dict[str, NodeChoice]]:
-    """Assignments like those that an allocator weighs up, from the best of all to those that lose MOST_LOSS.
-
-    For each, a loss is drawn, uniform in its logarithm; then every node takes the choice that is best at one price of a
-    byte, the price at which they lose so much together, with sensitivities that are wrong by a random factor for each
-    node; then FLIPPED of the nodes take any choice that does not alone lose more. Choices that are all drawn alike
-    would test predictions where nobody goes: most lose more than the signal.
-
-    Args:
-        table: whose candidates are drawn.
-        count: of assignments, all different; fewer where there are not so many.
-        seed: the same gives the same assignments.
-
-    Raises:
-        OptionError: as :func:`ptqc.allocate.from_table.candidates`.
-    """
-    return _Drawing(candidates(table)).draw(count, np.random.default_rng([seed, 12]))
-
-
-class _Drawing:
-    """Draws from the candidates of a table."""
-
-    def __init__(self, rows: Mapping[str, Sequence[Cost]]) -> None:
-        self.rows = {name: tuple(costs) for name, costs in rows.items()}
-        most = max(len(costs) for costs in self.rows.values())
-        prices = _sizes(self.rows)
-        self.losses = np.full((len(self.rows), most), np.inf)  # [nodes, choices], as the sizes
-        self.sizes = np.zeros_like(self.losses)
-        for index, (name, costs) in enumerate(self.rows.items()):
-            self.losses[index, : len(costs)] = [cost.sensitivity or 0.0 for cost in costs]
-            self.sizes[index, : len(costs)] = prices[name]
-        self.index = np.arange(len(self.rows))
-
-    def draw(self, count: int, rng: np.random.Generator) -> list[dict[str, NodeChoice]]:
-        least, greatest = (max(self._loss(self._at(self.losses, price)), NEGLIGIBLE) for price in (0.0, np.inf))
-        greatest = max(least, min(greatest, MOST_LOSS))
-        found: dict[tuple[int, ...], None] = {}
-        for _ in range(MOST_TRIES * count):
-            level = math.exp(rng.uniform(math.log(least), math.log(greatest)))
-            believed = self.losses * np.exp(NOISE * rng.standard_normal((len(self.rows), 1)))
-            found[tuple(self._flipped(self._near(believed, level), level, rng).tolist())] = None
-            if len(found) == count:
-                break
-        named = self.rows.items()
-        return [{name: _choice(costs[i]) for (name, costs), i in zip(named, chosen, strict=True)} for chosen in found]
-
-    def _at(self, losses: Array, price: float) -> Array:
-        """The best choice of each node at a price of size, infinite ones included."""
-        cost = np.where(np.isfinite(losses), self.sizes, np.inf) if price == np.inf else losses + price * self.sizes
-        best: Array = cost.argmin(1)
-        return best
-
-    def _loss(self, chosen: Array) -> float:
-        return float(self.losses[self.index, chosen].sum())
-
-    def _near(self, believed: Array, level: float) -> Array:
-        """The choices at the greatest price at which they lose no more than ``level``."""
-        low, high = -100.0, 100.0  # of the natural logarithm of the price
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._loss(self._at(believed, math.exp(middle))) <= level else (low, middle)
-        return self._at(believed, math.exp(low))
-
-    def _flipped(self, chosen: Array, level: float, rng: np.random.Generator) -> Array:
-        found = chosen.copy()
-        for node in np.flatnonzero(rng.random(len(found)) < FLIPPED):
-            open_to_it = np.flatnonzero(self.losses[node] <= max(level, self.losses[node].min()))
-            found[node] = rng.choice(open_to_it)
-        return found
-
-
-def _choice(cost: Cost) -> NodeChoice:
-    return NodeChoice(cost.precision, cost.storage)
-
-
-def _sizes(rows: Mapping[str, Sequence[Cost]]) -> dict[str, list[float]]:
-    """What each choice is paid for: bytes, else bit operations, else bits of the weights."""
-    every = [cost for costs in rows.values() for cost in costs]
-    name = next((one for one in ("bytes", "bops") if all(getattr(cost, one) is not None for cost in every)), None)
-    if name is not None:
-        return {node: [float(getattr(cost, name)) for cost in costs] for node, costs in rows.items()}
-    return {
-        node: [float((cost.weights or 1) * (cost.precision.weight_bits or 32)) for cost in costs]
-        for node, costs in rows.items()
-    }
-
-
 def check_additivity(table: CostTable, measured: Sequence[tuple[Assignment, float]]) -> Additivity:
     """How well the table predicts what assignments lose together.
 
@@ -159,9 +74,7 @@ def check_additivity(table: CostTable, measured: Sequence[tuple[Assignment, floa
     """
     if len(measured) < 2:
         raise ValueError("a correlation needs two assignments")
-    floor = NEGLIGIBLE
-    predicted = np.maximum(predicted_losses(table, [assignment for assignment, _ in measured]), floor)
-    found = np.maximum([loss for _, loss in measured], floor)
+    predicted, found = _both(table, measured)
     logs = np.log10(found / predicted)
     return Additivity(
         assignments=len(measured),
@@ -172,6 +85,20 @@ def check_additivity(table: CostTable, measured: Sequence[tuple[Assignment, floa
         greatest=float(found.max()),
         pairs=sum(pair.correlation is not None for pair in table.pairs),
     )
+
+
+def _both(table: CostTable, measured: Sequence[tuple[Assignment, float]]) -> tuple[Array, Array]:
+    """Predicted and measured losses."""
+    predicted = predicted_losses(table, [assignment for assignment, _ in measured])
+    return np.maximum(predicted, NEGLIGIBLE), np.maximum([loss for _, loss in measured], NEGLIGIBLE)
+
+
+def _deviations(table: CostTable, measured: Sequence[tuple[Assignment, float]]) -> Array:
+    """Logarithms (base 10) of measured / predicted losses, less their mean."""
+    predicted, found = _both(table, measured)
+    logs = np.log10(found / predicted)
+    centred: Array = logs - logs.mean()
+    return centred
 
 
 def ranks(values: Array) -> Array:
@@ -186,3 +113,57 @@ def correlation(first: Array, second: Array) -> float:
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A table after the check.
+
+    Attributes:
+        table: with correlations of neighbouring nodes where sums alone predict badly and these help.
+        additivity: of this table; None where it leaves no choice.
+    """
+
+    table: CostTable
+    additivity: Additivity | None
+
+
+def check_and_correct(
+    table: CostTable,
+    measure: Measure,
+    model: ir.Model,
+    *,
+    count: int = ASSIGNMENTS,
+    seed: int = 0,
+    progress: Steps | None = None,
+) -> Checked:
+    """Measures assignments drawn from a table, and adds pairs to it where its sums do not predict them.
+
+    Additivity has failed where the rank correlation is below LEAST_SPEARMAN or the spread above MOST_SPREAD. Pairs are
+    measured on other assignments than those that were drawn; they are kept if they predict these better: mostly they
+    do not, as the errors of two widths point in different directions.
+
+    Args:
+        table: whose metric is that of ``measure``.
+        measure: the loss of assignments; called once, and once more for pairs.
+        model: the canonical graph, for what is near what.
+        count: of assignments.
+    """
+    drawn = draw_assignments(table, count, seed)
+    if len(drawn) < 2:
+        return Checked(table, None)
+    measured = list(zip(drawn, measure(drawn, progress=progress), strict=True))
+    plain = check_additivity(table, measured)
+    if plain.spearman >= LEAST_SPEARMAN and plain.spread <= MOST_SPREAD:
+        return Checked(table, plain)
+    paired = measure_pairs(table, neighbours(model), measure, progress=progress)
+    found = check_additivity(paired, measured)
+    kept = found.spearman >= plain.spearman and _better(paired, table, measured)
+    return Checked(paired, found) if kept else Checked(table, plain)
+
+
+def _better(paired: CostTable, table: CostTable, measured: Sequence[tuple[Assignment, float]]) -> bool:
+    """Whether predictions deviate less, by more than chance explains."""
+    found, before = _deviations(paired, measured) ** 2, _deviations(table, measured) ** 2
+    gain = before - found
+    return float(gain.mean()) > SIGNIFICANT * float(gain.std()) / math.sqrt(len(gain))

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from ptqc.allocate.additivity import (
-    MOST_LOSS,
     check_additivity,
-    draw_assignments,
     predicted_loss,
     ranks,
 )
+from ptqc.allocate.assignments import MOST_LOSS, draw_assignments
 from ptqc.core.cost import Cost, CostTable, Pair
 from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, WeightFormat
 
