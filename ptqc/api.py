@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
 from ptqc.integer_only import without_doors
+from ptqc.mixed.goals import Goals
 from ptqc.packed import with_packed_products
 from ptqc.prefer import keep_slow_in_float
+from ptqc.report.allocation import allocation_info
 from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Estimation, Run, measure
 from ptqc.report.report import Report
@@ -73,6 +76,7 @@ def quantize(
     target: str = "int8",
     data: Any = None,
     *,
+    limits: Mapping[str, str] | None = None,
     options: QuantizeOptions | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -83,15 +87,19 @@ def quantize(
         target: what to make; ``ptqc targets`` lists the names.
         data: sample inputs: a path, an iterable of ``{input name: array}``, a CalibrationDataReader or a DataLoader.
             Without any ptqc makes samples itself.
+        limits: of targets that choose precisions: ``size``, ``latency``, ``bops`` and ``drop`` with texts as on the
+            command line: ``{"size": "60%", "drop": "0.5%"}``.
         options: everything else; the defaults are good.
         progress: called with (stage, steps done, steps in all).
 
-    Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md.
+    Raises PtqcError kinds for models, data and options that cannot be used; see docs/command-line.md. GateFailed where
+    no choice of precisions meets the limits.
     """
     options = options or QuantizeOptions()
     shown = progress or (lambda stage, done, total: None)
     description, watch = find_target(target), Stopwatch()
-    options.check(integer_only=description.integer)
+    options.check(integer_only=description.integer, mixed=bool(description.weight_choices))
+    goals = Goals.checked(limits or {}, description, options)
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
     found = calibration_data(data, loaded, options, shown, description)
@@ -112,8 +120,17 @@ def quantize(
         feeds = next(iter(source.batches(1))).feeds
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
-    compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
-    compiled = with_packed_products(compiled, description, options, source, shown)
+    allocation = None
+    if description.weight_choices:
+        from ptqc.mixed.choose import MixedJob
+        from ptqc.mixed.mix import compile_mixed
+
+        job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, loaded.size)
+        mixed = compile_mixed(job, goals, judged)
+        compiled, allocation = mixed.compiled, allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds)
+    else:
+        compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
+        compiled = with_packed_products(compiled, description, options, source, shown)
     _stamp(compiled.model, loaded, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(
@@ -131,6 +148,7 @@ def quantize(
         estimation=estimation,
         notes=found.notes,
         rounding=compiled.rounding,
+        allocation=allocation,
     )
     report = measure(run, shown)
     model_out = without_doors(compiled.model) if options.io == "integer" else compiled.model

@@ -116,6 +116,10 @@ class Ranged:
         """The result with the storage of weights that ``restrictions`` ask for, which may differ in that alone."""
         return replace(self.compiler, restrictions=restrictions).finished(self.best, self.reference)
 
+    def judged(self, one: Compiled) -> Compiled:
+        """``one`` with its SQNR on the first calibration samples, if it has none and outputs are real numbers."""
+        return one if one.sqnr_db is not None else self.compiler.judged(one, self.reference)
+
 
 def compile_graph(
     canonical: ir.Model,

@@ -103,7 +103,7 @@ def _inputs(value: Any) -> tuple[str, ...]:
     return tuple(Declared.from_table(name, table).text() for name, table in value.items())
 
 
-PATHS = ("data", "stats-from", "eval-data", "output", "report")
+PATHS = ("data", "stats-from", "eval-data", "output", "report", "table", "allocation")
 OPTIONS: Mapping[str, Reader] = {
     **dict.fromkeys(PATHS, _text),
     "target": _text,
@@ -135,6 +135,10 @@ OPTIONS: Mapping[str, Reader] = {
     "max-drop": _amount,
     "min-sqnr": _amount,
     "max-size": _amount,
+    "max-latency": _amount,
+    "max-bops": _amount,
+    "same-bits": _texts,
+    "sensitivity": _names,
     "min-speedup": _amount,
     "min-confidence": _word("A", "B", "C"),
     "keep-failed": _flag,

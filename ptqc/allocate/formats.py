@@ -82,7 +82,8 @@ def layer_requests(
         width, reason = most[node.inputs[1]]
         allocated = restrictions.allocated.get(node.name or "")
         if allocated is not None and allocated.storage is not None:
-            requests.append(LayerRequest(node.name or "", (allocated.storage,), most_bits))
+            reason = restrictions.reasons.get(node.name or "", "")
+            requests.append(LayerRequest(node.name or "", (allocated.storage,), most_bits, reason))
             continue
         formats = admissible_formats(node, placement.form(node), width, options)
         requests.append(LayerRequest(node.name or "", formats, most_bits, reason))

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from ptqc.allocate.program import Bound, Item, Option, PairTerm, Program, Tie
 from ptqc.allocate.reasons import node_reasons
@@ -14,6 +16,30 @@ from ptqc.core.types import NodeChoice
 
 COSTS = {"size": "bytes", "latency": "latency_us", "bops": "bops"}
 Candidates = Mapping[str, Sequence[Cost]]
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """Nodes whose choices are alike.
+
+    Attributes:
+        nodes: their names; those without candidates are left out.
+        alike: in the whole ``choice``, in ``precision``, or in the width of ``activations``.
+        why: for messages: ``--same-bits layer4,layer6``.
+    """
+
+    nodes: tuple[str, ...]
+    alike: Literal["choice", "precision", "activations"]
+    why: str
+
+    def tie(self, rows: Candidates) -> Tie:
+        """The tie of the candidates."""
+        labels = {
+            "choice": lambda cost: cost.choice,
+            "precision": lambda cost: str(cost.precision),
+            "activations": lambda cost: str(cost.precision.activation_bits),
+        }[self.alike]
+        return Tie({name: tuple(map(labels, rows[name])) for name in self.nodes if name in rows}, self.why)
 
 
 def candidates(table: CostTable, allowed: Mapping[str, Collection[NodeChoice]] | None = None) -> dict[str, list[Cost]]:
@@ -63,14 +89,14 @@ def make_program(
     table: CostTable,
     rows: Candidates,
     limits: Sequence[Limit],
-    ties: Sequence[Tie] = (),
+    alike: Sequence[Likeness] = (),
     shares: Sequence[tuple[str, float]] = (),
 ) -> Program:
     """The integer program of the candidates of a table.
 
     Args:
         rows: of :func:`candidates`.
-        ties: of these nodes.
+        alike: nodes that are tied.
         shares: pattern and the part of every limit that its nodes may use, beside the groups of the table.
 
     Raises:
@@ -90,7 +116,7 @@ def make_program(
             label = f"{share:.0%} of {bound.label}"
             bounds.append(Bound(bound.resource, most, label, 0.0, frozenset(nodes)))
     pairs = [term for pair in table.pairs for term in _pair_terms(pair, rows, scale, limits)]
-    return Program(items, tuple(bounds), tuple(ties), tuple(pairs))
+    return Program(items, tuple(bounds), tuple(one.tie(rows) for one in alike), tuple(pairs))
 
 
 def _loss(cost: Cost) -> float:
@@ -168,17 +194,16 @@ def matching(pattern: str, names: Iterable[str], option: str) -> list[str]:
     return found
 
 
-def same_bits_ties(groups: Sequence[Sequence[str]], rows: Candidates) -> list[Tie]:
-    """Ties of nodes that are to have equal bits, given as groups of patterns. OptionError for patterns of no node."""
-    ties = []
+def same_bits(groups: Sequence[Sequence[str]], names: Collection[str]) -> tuple[Likeness, ...]:
+    """Nodes that are to have equal bits, given as groups of patterns. OptionError for patterns of no node."""
+    found = []
     for group in groups:
-        names = list(dict.fromkeys(name for pattern in group for name in matching(pattern, rows, "--same-bits")))
-        if len(names) < 2:
+        nodes = dict.fromkeys(name for pattern in group for name in matching(pattern, names, "--same-bits"))
+        if len(nodes) < 2:
             fix = "separate names by commas: --same-bits layer4,layer6"
             raise OptionError(f"--same-bits {','.join(group)} names one node only", fix=fix)
-        labels = {name: tuple(str(cost.precision) for cost in rows[name]) for name in names}
-        ties.append(Tie(labels, f"--same-bits {','.join(group)}"))
-    return ties
+        found.append(Likeness(tuple(nodes), "precision", f"--same-bits {','.join(group)}"))
+    return tuple(found)
 
 
 def allocate(
@@ -186,18 +211,16 @@ def allocate(
     limits: Sequence[Limit],
     *,
     allowed: Mapping[str, Collection[NodeChoice]] | None = None,
-    same_bits: Sequence[Sequence[str]] = (),
+    alike: Sequence[Likeness] = (),
     shares: Sequence[tuple[str, float]] = (),
-    ties: Sequence[Tie] = (),
 ) -> Allocation:
     """The best choices within the limits, each with its reason.
 
     Args:
         limits: none leaves every node its best choice.
         allowed: choices by node; None: all of the table.
-        same_bits: groups of patterns whose nodes get equal precision.
+        alike: nodes that are tied, see :func:`same_bits`.
         shares: pattern and the part of every limit that its nodes may use.
-        ties: further ones, of nodes that share weights or what they read.
 
     Raises:
         OptionError: what the table does not know is limited, or a pattern matches no node.
@@ -206,7 +229,7 @@ def allocate(
     from ptqc.allocate.solve import solve
 
     rows = candidates(table, allowed)
-    program = make_program(table, rows, limits, (*ties, *same_bits_ties(same_bits, rows)), shares)
+    program = make_program(table, rows, limits, alike, shares)
     solution = solve(program)
     chosen = {name: rows[name][index] for name, index in solution.chosen.items()}
     decibels = table.measured_on is None or table.measured_on.metric == SENSITIVITY_METRIC
@@ -218,7 +241,7 @@ def allocate(
             LimitUse(limit.resource, limit.text, *_of_model(limit, bound.most, used, program, rows))
             for limit, bound, used in zip(limits, program.bounds, solution.used, strict=False)
         ),
-        metric=_metric(table),
+        metric=metric_of(table),
         loss=solution.loss,
         bound=solution.bound,
         solver=solution.solver,
@@ -239,7 +262,8 @@ def _of_model(limit: Limit, most: float, used: float, program: Program, rows: Ca
     return most / total, used / total
 
 
-def _metric(table: CostTable) -> str:
+def metric_of(table: CostTable) -> str:
+    """The metric of a table's sensitivities, or of each of its groups; ``given`` where nobody says it."""
     metrics = dict.fromkeys(group.metric for group in table.groups)
     given = "given" if table.measured_on is None else table.measured_on.metric
     return ", ".join(metrics) or given

@@ -33,6 +33,7 @@ class Restrictions:
         integer_outputs: outputs of integer-only models are codes, never accumulators.
         dynamic_nodes, float_nodes: names chosen by measurement, with the reason.
         allocated: what an integer program chose for each node; those in float are among ``float_nodes``.
+        reasons: why, by node.
     """
 
     float_patterns: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Restrictions:
     dynamic_nodes: frozenset[str] = frozenset()
     float_nodes: Mapping[str, str] = field(default_factory=dict)
     allocated: Mapping[str, NodeChoice] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def keep_float(self, node: ir.Node) -> str:
         """Why ``node`` stays in float by the user's will or by measurement; empty if it need not."""

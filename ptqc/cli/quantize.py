@@ -10,6 +10,7 @@ from ptqc.cli.config import config_option
 from ptqc.cli.console import Console
 from ptqc.cli.options import (
     FILE,
+    Once,
     Word,
     data_options,
     input_option,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from ptqc.report.report import Report
 
 METHODS = ("auto", "minmax", "percentile", "entropy", "mse", "consumer-error")
-GATES = ("max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence")
+GATES = ("max_drop", "min_sqnr", "max_size", "max_latency", "max_bops", "min_speedup", "min_confidence")
+LIMITS = ("size", "latency", "bops", "drop")  # of GATES, what targets that choose precisions also aim at
 
 
 def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,6 +111,32 @@ def _integer_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _mixed_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What targets that choose precisions have beside the others."""
+    for option in (
+        click.option(
+            "--allocation", type=FILE, metavar="PATH", help="With mixed: precisions made by ptqc allocate, as they are."
+        ),
+        click.option(
+            "--table", type=FILE, metavar="PATH", help="With mixed: the cost table of ptqc sensitivity, or your own."
+        ),
+        click.option(
+            "--same-bits",
+            multiple=True,
+            metavar="A,B",
+            help="With mixed: nodes (patterns) that get equal bits; may be repeated.",
+        ),
+        click.option(
+            "--sensitivity",
+            multiple=True,
+            metavar="[PATTERN=]METRIC[:SHARE]",
+            help="With mixed: noise, kl, hessian, fisher, relevance or module:function; may be repeated.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How the run itself goes, and what it measures."""
     for option in (
@@ -137,10 +165,27 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Fail below this grade (A, B, C) where calibration had no real data.",
         ),
         click.option("--min-speedup", metavar="X", help="Fail below so many times float's speed: 1.2."),
-        click.option("--max-size", metavar="SIZE", help="Fail above this size: 60% of the input, or 2MB."),
+        click.option(
+            "--max-bops",
+            cls=Once,
+            metavar="BOPS",
+            help="With mixed: at most so many bit operations: 50% of those at 8 bits, or 1.2G.",
+        ),
+        click.option(
+            "--max-latency", cls=Once, metavar="TIME", help="Fail above this latency: 40% of the float model's, or 3ms."
+        ),
+        click.option(
+            "--max-size",
+            cls=Once,
+            metavar="SIZE",
+            help="Fail above this size: 60% of the input, or 2MB; with mixed also 4.5bits of a weight.",
+        ),
         click.option("--min-sqnr", metavar="DB", help="Fail below this SQNR: 20."),
         click.option(
-            "--max-drop", metavar="DROP", help="Fail if more accuracy is lost: 1% (points). Needs labels or --metric."
+            "--max-drop",
+            cls=Once,
+            metavar="DROP",
+            help="Fail if more accuracy is lost: 1% (points). Needs labels or --metric.",
         ),
         click.option("--report", type=FILE, metavar="PATH", help="Write the report as JSON."),
         click.option("--force", is_flag=True, help="Replace an output file that ptqc did not write."),
@@ -160,6 +205,7 @@ def _gate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_selection_options
 @rounding_options
 @_integer_options
+@_mixed_options
 @_run_options
 @config_option
 @output_options
@@ -171,6 +217,7 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
     from ptqc.targets.registry import find_target
 
     gates = Gates.checked(**{name: options.pop(name) for name in GATES})
+    limits = _limits(gates, target)
     output, report_path, force, keep = (options.pop(name) for name in ("output", "report", "force", "keep_failed"))
     data = options.pop("data")
     if options["no_measure"] and gates.min_speedup is not None:
@@ -192,7 +239,7 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
     if report_path is not None:
         check_output_path(report_path, (model, output), force=True)
     with console.progress() as progress:
-        result = _quantize(model, target, data, options, progress)
+        result = _quantize(model, target, data, limits, options, progress)
     report = finish(result, output, gates, keep)
     if report_path is not None:
         report.save(report_path)
@@ -216,11 +263,24 @@ def _check_made_up(data: Path | None) -> None:
         raise OptionError("--min-confidence contradicts --data", why=why, fix=fix)
 
 
-def _quantize(model: Path, target: str, data: Path | None, options: dict[str, Any], progress: Progress) -> "Result":
+def _limits(gates: "Gates", target: str) -> dict[str, str]:
+    """The gates that a target with a choice of precisions aims at, by name."""
+    from ptqc.targets.registry import find_target
+
+    if not find_target(target).weight_choices:
+        return {}
+    given = {name: getattr(gates, f"max_{name}") for name in LIMITS}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def _quantize(
+    model: Path, target: str, data: Path | None, limits: dict[str, str], options: dict[str, Any], progress: Progress
+) -> "Result":
     from ptqc import api
     from ptqc.core.options import QuantizeOptions
 
-    return api.quantize(model, target, data, options=QuantizeOptions(**to_api(options)), progress=progress)
+    found = QuantizeOptions(**to_api(options))
+    return api.quantize(model, target, data, limits=limits, options=found, progress=progress)
 
 
 def to_api(options: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +288,7 @@ def to_api(options: dict[str, Any]) -> dict[str, Any]:
     given = dict(options)
     given["op_types"] = tuple(part.strip() for part in (given["op_types"] or "").split(",") if part.strip())
     given["precision"] = tuple(parse_precision(text) for text in given["precision"])
+    given["same_bits"] = tuple(tuple(part.strip() for part in text.split(",")) for text in given["same_bits"])
     return given
 
 

@@ -91,12 +91,21 @@ class QuantizeOptions:
     seed: int = 0
     threads: int = 1
 
-    def check(self, *, integer_only: bool = False) -> None:
+    def check(self, *, integer_only: bool = False, mixed: bool = False) -> None:
         """OptionError where options contradict each other or no kernel takes them; needs neither model nor data.
 
         Args:
             integer_only: whether the target is; some options are for these targets, some are not.
+            mixed: whether the target chooses precisions; likewise.
         """
+        given = [name for name in ("sensitivity", "same_bits", "table", "allocation") if getattr(self, name)]
+        if given and not mixed:
+            option = f"--{given[0].replace('_', '-')}"
+            raise OptionError(f"{option} is for targets that choose precisions", fix="add --target mixed")
+        if self.allocation is not None and len(given) > 1:
+            option = f"--{next(name for name in given if name != 'allocation').replace('_', '-')}"
+            why = "all choices are made there"
+            raise OptionError(f"{option} contradicts --allocation", why=why, fix="leave it out")
         if self.prefer == "latency" and self.no_measure:
             raise OptionError("--prefer latency contradicts --no-measure", fix="leave out one of them")
         if self.packing == "plain" and self.format == "qoperator":

@@ -24,6 +24,7 @@ from ptqc.graph.load import LoadedModel
 from ptqc.graph.walk import constant_array
 from ptqc.passes.pipeline import PassResult
 from ptqc.report.advice import with_advice
+from ptqc.report.allocation import AllocationInfo
 from ptqc.report.compare import compare
 from ptqc.report.confidence import measure_confidence
 from ptqc.report.evaluate import evaluate
@@ -73,6 +74,7 @@ class Run:
         notes: on the calibration data.
         seconds: of the stages so far; measuring adds its own.
         rounding: what it cost to round each node's weights, where a method knows.
+        allocation: how precisions were chosen, where they were.
     """
 
     loaded: LoadedModel
@@ -89,6 +91,7 @@ class Run:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     rounding: Rounding = field(default_factory=dict)
+    allocation: AllocationInfo | None = None
 
 
 def measure(run: Run, progress: Progress) -> Report:
@@ -117,6 +120,7 @@ def measure(run: Run, progress: Progress) -> Report:
         # The most frequent cause of bad results must not hide among the notes.
         warnings=tuple(note for note in notes if note == ASSUMED or "assumed" in note),
         peak_memory_bytes=_peak_memory(),
+        allocation=run.allocation,
     )
     seconds = {**run.seconds, "measure": time.perf_counter() - start}
     return with_advice(replace(report, seconds=seconds))

@@ -37,7 +37,7 @@ def calls(monkeypatch):
     """Calls of the replaced pipeline: (model, target, data, options)."""
     seen = []
 
-    def quantize(model, target="int8", data=None, *, options, progress=None):
+    def quantize(model, target="int8", data=None, *, limits=None, options, progress=None):
         seen.append((model, target, data, options))
         progress("calibrate", 1, 2)
         report = Report(
@@ -140,7 +140,8 @@ def test_every_option_reaches_the_pipeline(ptqc, calls, net):
 
 def test_command_line_and_python_have_the_same_options_and_defaults(ptqc, calls, net):
     outside = {"model", "target", "data", "output", "report", "force", "keep_failed", "config"}
-    outside |= {"max_drop", "min_sqnr", "max_size", "min_speedup", "min_confidence", "as_json", "verbose", "quiet"}
+    outside |= {"max_drop", "min_sqnr", "max_size", "max_latency", "max_bops", "min_speedup", "min_confidence"}
+    outside |= {"as_json", "verbose", "quiet"}
     assert {p.name for p in command.params} - outside == {field.name for field in fields(QuantizeOptions)}
     ptqc("quantize", net)
     assert calls[0][3] == QuantizeOptions()

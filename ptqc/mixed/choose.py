@@ -1,0 +1,245 @@
+"""Mixed precision under limits: a table, an allocation, its rounding, its measurement, and once more if need be."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from ptqc.allocate.from_table import Likeness, allocate, same_bits
+from ptqc.allocate.place import place
+from ptqc.allocate.restrict import Restrictions
+from ptqc.calibrate.source import Source
+from ptqc.compile import Compiled, Ranged, compile_graph, find_best_ranges
+from ptqc.core.allocation import AllocatedNode, Allocation
+from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable
+from ptqc.core.limits import Limit, absolute
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.progress import Progress
+from ptqc.core.ranges import AS_SEEN, RangeLimits
+from ptqc.core.types import FLOAT, NodeChoice, WeightFormat
+from ptqc.execute.latency import measure_ratio
+from ptqc.graph.save import serialize
+from ptqc.mixed.files import read_table
+from ptqc.mixed.table import MeasuredTable, TableJob, Wanted, measure_table, node_choices
+from ptqc.mixed.ties import graph_ties
+from ptqc.packed import with_packed_products
+from ptqc.report.allocation import AllocationRound
+from ptqc.rounding.layer import Rounding
+from ptqc.targets.target import Target
+
+DISAGREEMENT_DB = 1.0  # measured below predicted: then sensitivities are corrected by what rounding really left
+MOST_CORRECTION = 4.0  # of a sensitivity, either way
+MOST_FITS = 3  # attempts to get below a limit that a measurement found exceeded
+TRIAL_SECONDS = 1.0
+EIGHT_BITS = 8  # of activations that ranges are found for before precisions are chosen
+
+
+@dataclass(frozen=True, slots=True)
+class MixedJob:
+    """What is compiled, and with what.
+
+    Attributes:
+        ranges: what is known of ranges beside the samples.
+        file_bytes: of the float model's file; None where there is none.
+    """
+
+    canonical: ir.Model
+    target: Target
+    source: Source
+    restrictions: Restrictions
+    options: QuantizeOptions
+    progress: Progress
+    ranges: RangeLimits = AS_SEEN
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A mixed-precision result.
+
+    Attributes:
+        allocation: that ``compiled`` follows.
+        table: that it was made from; None where the allocation was given.
+        rounds: of allocating, rounding and measuring; the best one made the result.
+    """
+
+    compiled: Compiled
+    allocation: Allocation
+    table: CostTable | None
+    rounds: tuple[AllocationRound, ...]
+
+
+class MixedCompiler:
+    """Compiles one graph under different limits; what these have in common is done once."""
+
+    def __init__(self, job: MixedJob, wanted: Wanted) -> None:
+        """Finds ranges and makes the cost table, or reads the one that the options name.
+
+        Raises PtqcError kinds for models, data and options that cannot be used.
+        """
+        self.job = job
+        options, target = job.options, job.target
+        arguments = job.canonical, target, job.source, job.restrictions, options, job.progress, job.ranges
+        self.ranged: Ranged = find_best_ranges(*arguments)
+        model = self.ranged.best.canonical
+        self.choices = node_choices(model, target, job.restrictions, options, wanted)
+        self.alike: tuple[Likeness, ...] = (
+            *graph_ties(model, place(model, target, job.restrictions), self.choices),
+            *same_bits(options.same_bits, self.choices),
+        )
+        self.measured: MeasuredTable | None = None
+        if options.table is not None:
+            self.table = read_table(options.table, job.canonical)
+        else:
+            self.measured = measure_table(
+                TableJob(
+                    model,
+                    target,
+                    job.source,
+                    job.restrictions,
+                    options,
+                    job.progress,
+                    job.canonical,
+                    self.ranged.best.plan,
+                    job.file_bytes,
+                ),
+                wanted,
+            )
+            self.table = self.measured.table
+
+    def run(self, limits: Sequence[Limit]) -> Mixed:
+        """The best result within the limits, as far as what was measured tells.
+
+        Raises GateFailed where no choices meet the limits.
+        """
+        best, rounds = self._round(self.table, limits)
+        corrected = self._corrected(best, rounds[-1])
+        if corrected is not None:
+            again, more = self._round(corrected, limits)
+            rounds = (*rounds, *more)
+            best = max(best, again, key=lambda one: _fidelity(one.compiled))
+        return replace(best, rounds=rounds)
+
+    def _round(self, table: CostTable, limits: Sequence[Limit]) -> tuple[Mixed, tuple[AllocationRound, ...]]:
+        """Allocates, rounds and measures; again with tighter limits where a measurement exceeds one."""
+        rounds: list[AllocationRound] = []
+        tight = tuple(limits)
+        while True:
+            allocation = allocate(table, tight, allowed=self.choices, alike=self.alike)
+            if self.measured is not None:
+                allocation = replace(allocation, additivity=self.measured.additivity)
+            compiled = self.compile(allocation)
+            size = len(serialize(compiled.model))
+            rounds.append(_round_of(allocation, table, compiled, size))
+            tighter = self._tightened(tight, limits, compiled, size)
+            if tighter == tight or len(rounds) == MOST_FITS:
+                return Mixed(compiled, _as_asked(allocation, limits, table), table, ()), tuple(rounds)
+            tight = tighter
+
+    def compile(self, allocation: Allocation) -> Compiled:
+        """The graph with the choices of ``allocation``, judged on calibration data."""
+        job = self.job
+        restrictions = restricted(job.restrictions, allocation)
+        if _changes_activations(allocation.nodes):
+            arguments = job.canonical, job.target, job.source, restrictions, job.options, job.progress, job.ranges
+            compiled = compile_graph(*arguments)
+        else:
+            compiled = self.ranged.rounded(restrictions)
+        compiled = with_packed_products(compiled, job.target, job.options, job.source, job.progress)
+        return self.ranged.judged(compiled)
+
+    def _tightened(
+        self, tight: Sequence[Limit], limits: Sequence[Limit], compiled: Compiled, size: int
+    ) -> tuple[Limit, ...]:
+        """``tight`` without what the result uses beyond ``limits`` of size and latency."""
+        found = []
+        for limit, asked in zip(tight, limits, strict=True):
+            most = absolute(asked, self.table) if asked.resource != "bits" else math.inf
+            used = {"size": float(size), "latency": self._latency(compiled)}.get(asked.resource, 0.0) if most else 0.0
+            if used > most:
+                limit = replace(limit, amount=absolute(limit, self.table) - (used - most), relative=False)
+            found.append(limit)
+        return tuple(found)
+
+    def _latency(self, compiled: Compiled) -> float:
+        """Measured, in microseconds of the table's float model; 0 where that is not known, or nothing is measured."""
+        reference = self.table.float_model.latency_us
+        if reference is None or self.job.options.no_measure:
+            return 0.0
+        feeds = next(iter(self.job.source.batches(1))).feeds
+        return reference / measure_ratio(self.job.canonical, compiled.model, feeds, 1, TRIAL_SECONDS).ratio
+
+    def _corrected(self, result: Mixed, last: AllocationRound) -> CostTable | None:
+        """The table with sensitivities as rounding in the quantized network shows them; None where it agrees."""
+        if self.measured is None or last.predicted_db is None or last.measured_db is None:
+            return None
+        if last.measured_db >= last.predicted_db - DISAGREEMENT_DB:
+            return None
+        factors = correction_factors(result.allocation.nodes, result.compiled.rounding, self.measured.variants.layers)
+        costs = tuple(_times(cost, factors.get(cost.node, 1.0)) for cost in self.table.costs)
+        return replace(self.table, costs=costs)
+
+
+def correction_factors(
+    nodes: Sequence[AllocatedNode], found: Rounding, alone: Mapping[str, Mapping[WeightFormat, object]]
+) -> dict[str, float]:
+    """How much more error each node's rounding left in the quantized network than in the float one."""
+    factors = {}
+    for node in nodes:
+        storage = node.storage
+        before = None if storage is None else getattr(alone.get(node.node, {}).get(storage), "error", None)
+        after = found[node.node].error if node.node in found else None
+        if before and after:
+            factors[node.node] = min(max(after / before, 1 / MOST_CORRECTION), MOST_CORRECTION)
+    return factors
+
+
+def _times(cost: Cost, factor: float) -> Cost:
+    return cost if cost.sensitivity is None else replace(cost, sensitivity=cost.sensitivity * factor)
+
+
+def restricted(restrictions: Restrictions, allocation: Allocation) -> Restrictions:
+    """``restrictions`` under which every node gets what ``allocation`` gives it."""
+    in_float = {node.node: node.reason for node in allocation.nodes if node.precision == FLOAT}
+    return replace(
+        restrictions,
+        float_nodes={**restrictions.float_nodes, **in_float},
+        allocated={
+            node.node: NodeChoice(node.precision, node.storage) for node in allocation.nodes if node.precision != FLOAT
+        },
+        reasons={node.node: node.reason for node in allocation.nodes},
+    )
+
+
+def _changes_activations(nodes: Sequence[AllocatedNode]) -> bool:
+    """Whether ranges have to be found again: a node is in float, or reads less than 8 bits."""
+    return any(node.precision == FLOAT or (node.precision.activation_bits or EIGHT_BITS) < EIGHT_BITS for node in nodes)
+
+
+def _fidelity(compiled: Compiled) -> float:
+    return -math.inf if compiled.sqnr_db is None else compiled.sqnr_db
+
+
+def _round_of(allocation: Allocation, table: CostTable, compiled: Compiled, size: int) -> AllocationRound:
+    noise = table.measured_on is not None and table.measured_on.metric == SENSITIVITY_METRIC and not table.groups
+    return AllocationRound(
+        predicted_bytes=_predicted_bytes(allocation, table),
+        bytes=size,
+        predicted_db=-10 * math.log10(allocation.loss) if noise and allocation.loss > 0 else None,
+        measured_db=compiled.sqnr_db,
+    )
+
+
+def _predicted_bytes(allocation: Allocation, table: CostTable) -> int | None:
+    known = [node.bytes for node in allocation.nodes]
+    if table.rest.bytes is None or None in known:
+        return None
+    return table.rest.bytes + sum(size for size in known if size is not None)
+
+
+def _as_asked(allocation: Allocation, limits: Sequence[Limit], table: CostTable) -> Allocation:
+    """``allocation`` with the limits as the user gave them, where they were tightened."""
+    given = [limit.amount if limit.resource == "bits" else absolute(limit, table) for limit in limits]
+    uses = [replace(use, most=most) for use, most in zip(allocation.limits, given, strict=True)]
+    return replace(allocation, limits=tuple(uses))
