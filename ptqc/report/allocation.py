@@ -1,5 +1,6 @@
 """What mixed precision decided and how it turned out: choices and their reasons, limits, prediction and measurement."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -78,6 +79,13 @@ class AllocationInfo:
     rounds: tuple[AllocationRound, ...] = ()
     additivity: Additivity | None = None
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        losses = (self.loss, self.bound, *(layer.sensitivity for layer in self.layers))
+        amounts = (self.seconds, *(number for limit in self.limits for number in (limit.most, limit.used)))
+        checked = () if self.additivity is None else (self.additivity.ratio, self.additivity.spread)
+        if not all(loss >= 0 for loss in losses) or not all(0 <= number < math.inf for number in (*amounts, *checked)):
+            raise ValueError("losses, limits and times of an allocation must be numbers from 0 on")
 
     @property
     def mean_bits(self) -> float | None:

@@ -161,6 +161,11 @@ def bits_plot(info: AllocationInfo) -> str:
                 axes.bar(*zip(*chosen, strict=True), color=colour, hatch=hatch, label=label, edgecolor="white")
         axes.set_xlabel("node, in the order of the graph")
         axes.set_ylabel("bits of a weight")
+        axes.set_xlim(0.3, len(info.layers) + 0.7)
+        ticks = [2, 3, 4, 5, 6, 8]
+        if any(layer.bits is None for layer in info.layers):
+            ticks.append(FLOAT_HEIGHT)
+        axes.set_yticks(ticks, ["float" if tick == FLOAT_HEIGHT else str(tick) for tick in ticks])
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.set_axisbelow(True)
         if 0 < total < math.inf:

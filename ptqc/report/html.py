@@ -2,11 +2,22 @@
 
 import math
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptqc.report.allocation_text import HEADINGS as ALLOCATION_HEADINGS
 from ptqc.report.allocation_text import NUMBERS as ALLOCATION_NUMBERS
 from ptqc.report.allocation_text import allocation_rows, bits_plot, layer_rows
+from ptqc.report.front import Front, spread
+from ptqc.report.front_plot import front_svg
+from ptqc.report.front_text import (
+    front_rows,
+    headings,
+    notes,
+    price_sentences,
+    uniform_rows,
+    uniform_sentences,
+    used_text,
+)
 from ptqc.report.plots import BLUE, ORANGE, svg_element
 from ptqc.report.report import LayerInfo, Report
 from ptqc.report.summary import (
@@ -15,6 +26,7 @@ from ptqc.report.summary import (
     has_narrow_weights,
     printable,
     rounding_text,
+    short_name,
     size_text,
     summary_rows,
 )
@@ -24,7 +36,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from matplotlib.axes import Axes
 
-TEMPLATE, WIDTHS_TEMPLATE = "report.html.j2", "bits.html.j2"
+TEMPLATE, WIDTHS_TEMPLATE, FRONT_TEMPLATE = "report.html.j2", "bits.html.j2", "front.html.j2"
+SHOWN_PLANS = 12  # of a front, node by node
 
 
 def to_html(report: Report) -> str:
@@ -37,6 +50,7 @@ def to_html(report: Report) -> str:
         allocation_rows=[] if chosen is None else allocation_rows(chosen),
         allocated=[] if chosen is None else layer_rows(chosen, limit=400),
         bits_plot="" if chosen is None else bits_plot(chosen),
+        **({} if report.front is None else _front_parts(report.front)),
         rows=summary_rows(report),
         plot=sqnr_plot(report.layers),
         narrow=has_narrow_weights(report.layers),
@@ -98,6 +112,29 @@ def widths_plot(table: WidthTable) -> str:
             other.set_ylabel("agreement, %", color=ORANGE)
 
     return svg_element(draw)
+
+
+def front_html(front: Front) -> str:
+    """A front as a page with its figure; equal fronts give equal text."""
+    template, shown = _template(FRONT_TEMPLATE), [front.points[i] for i in spread(front.points, SHOWN_PLANS)]
+    used = [used_text(front.resource, point.used) for point in shown]
+    rows = [
+        (short_name(node), [printable(point.choices.get(node, "")) for point in shown])
+        for node in (shown[0].choices if shown else ())
+    ]
+    plans = {"used": used, "rows": rows} if rows else None
+    return template.render(front=front, plans=plans, notes=notes(front), **_front_parts(front))
+
+
+def _front_parts(front: Front) -> dict[str, Any]:
+    """What the part of a page on a front shows."""
+    return {
+        "front_plot": front_svg(front),
+        "front_headings": headings(front),
+        "front_rows": front_rows(front),
+        "uniform_rows": uniform_rows(front),
+        "front_sentences": [*price_sentences(front), *uniform_sentences(front)],
+    }
 
 
 def _template(name: str) -> "Template":

@@ -11,6 +11,7 @@ from ptqc.core.plain import from_plain, load_json, to_plain
 from ptqc.graph.files import write_atomically
 from ptqc.report.allocation import AllocationInfo
 from ptqc.report.estimates import Estimate
+from ptqc.report.front import Front
 
 REPORT_VERSION = 1
 
@@ -230,7 +231,7 @@ class Report:
         output: the file written, None where none was.
         versions: package -> version of what had a part in the result.
         data: the calibration samples.
-        allocation: how mixed precision chose; None where it did not.
+        allocation: how mixed precision chose; front: what else it could have chosen; None where it did not.
         options: every option that differs from its default, by its name on the command line.
         notes: what a reader should know; warnings: what he should act on.
         seconds: of each stage, wall time. peak_memory_bytes: of the whole process, None where unknown.
@@ -249,6 +250,7 @@ class Report:
     verification: VerificationInfo | None = None
     weights: WeightsInfo | None = None
     allocation: AllocationInfo | None = None
+    front: Front | None = None
     layers: tuple[LayerInfo, ...] = ()
     passes: tuple[PassInfo, ...] = ()
     notes: tuple[str, ...] = ()

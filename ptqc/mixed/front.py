@@ -1,0 +1,204 @@
+"""The Pareto front of a cost table: the least predicted loss at every use of a resource, with measured points on it."""
+
+import math
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import onnx_ir as ir
+
+from ptqc.allocate.from_table import COSTS, Candidates, Likeness, candidates, make_program, metric_of
+from ptqc.allocate.front import front
+from ptqc.allocate.joint import JointMeasurement
+from ptqc.allocate.program import Program
+from ptqc.allocate.trials import activation_params
+from ptqc.allocate.variants import round_variants
+from ptqc.calibrate.first import FirstSamples
+from ptqc.calibrate.source import Source
+from ptqc.core.cost import Cost, CostTable
+from ptqc.core.errors import OptionError
+from ptqc.core.limits import Limit, Resource
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.progress import Progress, Steps
+from ptqc.core.types import NodeChoice, Precision, WeightFormat
+from ptqc.mixed.table import SAMPLES, VARIANT_SAMPLES
+from ptqc.report.front import Front, FrontPoint, UniformPoint, non_dominated, priced, spread, thinned
+
+UNIFORM_BITS = (8, 6, 4)
+EVERYTHING = "everything"  # the limit without effect, which makes the program count a resource
+FLOAT_BITS = 32
+
+
+def predicted_front(
+    table: CostTable,
+    resource: Resource,
+    *,
+    points: int = 50,
+    allowed: Mapping[str, Collection[NodeChoice]] | None = None,
+    alike: Sequence[Likeness] = (),
+    limits: Sequence[Limit] = (),
+) -> Front:
+    """The front of a table, without measurements.
+
+    Args:
+        resource: ``size``, ``latency`` or ``bops``.
+        points: at most so many are kept, 2 or more.
+        allowed: choices by node; None: all of the table.
+        alike: nodes that are tied.
+        limits: that all points keep beside.
+
+    Raises:
+        OptionError: the table lacks what the front or a limit needs.
+        GateFailed: no choices meet the limits.
+    """
+    if resource not in COSTS:
+        raise OptionError(f"there is no front of {resource}", fix="use size, latency or bops")
+    rows = candidates(table, allowed)
+    program, fixed = _program(table, rows, resource, alike, limits)
+    found = [_point(program, rows, solution.chosen, resource, fixed) for solution in front(program, resource)]
+    best = priced(non_dominated(found))
+    if not best:
+        raise OptionError("the cost table has no node to choose for", fix="make it with ptqc sensitivity MODEL")
+    return Front(
+        graph_hash=table.graph_hash,
+        resource=resource,
+        metric=metric_of(table),
+        points=thinned(best, points),
+        plans=len(best),
+        uniform=tuple(_uniform(program, rows, resource, fixed)),
+        float_used=_float_use(table, rows, resource),
+        limits=tuple(f"{limit.resource} {limit.text}" for limit in limits),
+        predicted_on="" if table.measured_on is None else table.measured_on.description,
+    )
+
+
+def measured_front(
+    found: Front,
+    table: CostTable,
+    joint: JointMeasurement,
+    count: int,
+    *,
+    allowed: Mapping[str, Collection[NodeChoice]] | None = None,
+    progress: Steps | None = None,
+) -> Front:
+    """``found`` with the measured loss of ``count`` of its points and of the uniform widths.
+
+    Args:
+        table, allowed: that the front was made from.
+        joint: measures the choices of these.
+
+    Raises DataError where the float model gives nothing that errors could be compared with.
+    """
+    where = spread(found.points, count)
+    rows = candidates(table, allowed)
+    uniform = [_choices(rows, _uniform_choice(rows, point.bits)) for point in found.uniform]
+    losses = joint.losses([*(assignment_of(found.points[index]) for index in where), *uniform], progress=progress)
+    measured = dict(zip(where, losses, strict=False))
+    points = (replace(point, measured=measured.get(index)) for index, point in enumerate(found.points))
+    others = (replace(point, measured=loss) for point, loss in zip(found.uniform, losses[len(where) :], strict=True))
+    description = "" if table.measured_on is None else table.measured_on.description
+    return replace(found, points=tuple(points), uniform=tuple(others), measured_on=description)
+
+
+def joint_measurement(
+    model: ir.Model,
+    choices: Mapping[str, Sequence[NodeChoice]],
+    source: Source,
+    options: QuantizeOptions,
+    progress: Progress,
+) -> JointMeasurement:
+    """What measures assignments of ``choices``, their weights rounded anew: for tables that were not measured here."""
+    storages = {
+        name: tuple(dict.fromkeys(one.storage for one in given if one.storage is not None))
+        for name, given in choices.items()
+    }
+    many, few = FirstSamples(source, VARIANT_SAMPLES), FirstSamples(source, SAMPLES)
+    steps = partial(progress, "round alone")
+    variants = round_variants(model, storages, many, seed=options.seed, progress=steps)
+    return JointMeasurement(model, variants, activation_params(model, choices, few, threads=options.threads), few)
+
+
+def assignment_of(point: FrontPoint) -> dict[str, NodeChoice]:
+    """The choices of a point, by node."""
+    return {node: _parsed(text) for node, text in point.choices.items()}
+
+
+def _parsed(text: str) -> NodeChoice:
+    precision, _, storage = text.partition(" ")
+    return NodeChoice(Precision.parse(precision), WeightFormat.parse(storage) if storage else None)
+
+
+def _program(
+    table: CostTable, rows: Candidates, resource: Resource, alike: Sequence[Likeness], limits: Sequence[Limit]
+) -> tuple[Program, float]:
+    """The program of the limits that counts ``resource``, and what of this is in no row."""
+    everything = Limit(resource, math.inf, relative=False, text=EVERYTHING)
+    whole = make_program(table, rows, (*limits, everything), alike)
+    fixed = next(bound.fixed for bound in whole.bounds if math.isinf(bound.most) and bound.items is None)
+    return replace(whole, bounds=tuple(bound for bound in whole.bounds if not math.isinf(bound.most))), fixed
+
+
+def _point(
+    program: Program, rows: Candidates, chosen: Mapping[str, int], resource: Resource, fixed: float
+) -> FrontPoint:
+    used, loss = _figures(program, chosen, resource, fixed)
+    return FrontPoint(used, loss, mean_bits=_mean_bits(rows, chosen), choices=_names(rows, chosen))
+
+
+def _figures(program: Program, chosen: Mapping[str, int], resource: Resource, fixed: float) -> tuple[float, float]:
+    """Use of the resource and loss, with pairs."""
+    options = [item.options[chosen[item.name]] for item in program.items]
+    extra = {"loss": 0.0, resource: 0.0}
+    for pair in program.pairs:
+        if pair.resource in extra:
+            extra[pair.resource] += pair.extra[chosen[pair.first]][chosen[pair.second]]
+    used = fixed + sum(option.costs.get(resource, 0.0) for option in options) + extra[resource]
+    loss = sum(option.loss for option in options) + extra["loss"]
+    return used, min(max(loss, 0.0), sys.float_info.max)
+
+
+def _mean_bits(rows: Candidates, chosen: Mapping[str, int]) -> float | None:
+    taken = [costs[chosen[name]] for name, costs in rows.items()]
+    known = [(cost.weights, cost.precision.weight_bits or FLOAT_BITS) for cost in taken if cost.weights is not None]
+    total = sum(weights for weights, _ in known)
+    return sum(weights * bits for weights, bits in known) / total if total and len(known) == len(taken) else None
+
+
+def _names(rows: Candidates, chosen: Mapping[str, int]) -> dict[str, str]:
+    return {name: str(one) for name, one in _choices(rows, chosen).items()}
+
+
+def _choices(rows: Candidates, chosen: Mapping[str, int]) -> dict[str, NodeChoice]:
+    taken = {name: costs[chosen[name]] for name, costs in rows.items()}
+    return {name: NodeChoice(cost.precision, cost.storage) for name, cost in taken.items()}
+
+
+def _uniform(program: Program, rows: Candidates, resource: Resource, fixed: float) -> list[UniformPoint]:
+    """Plans with one width, where there are nodes that can have it; the others have the next wider one."""
+    found = []
+    for bits in UNIFORM_BITS:
+        if any(cost.precision.weight_bits == bits for costs in rows.values() for cost in costs):
+            found.append(UniformPoint(bits, *_figures(program, _uniform_choice(rows, bits), resource, fixed)))
+    return found
+
+
+def _uniform_choice(rows: Candidates, bits: int) -> dict[str, int]:
+    """For each node even levels of that width, or of the next wider (else the widest) one."""
+
+    def rank(cost: Cost) -> tuple[bool, int, bool, int]:
+        width = cost.precision.weight_bits or FLOAT_BITS
+        codebook = cost.storage is not None and cost.storage.codebook != "none"
+        return width < bits, abs(width - bits), codebook, -(cost.precision.activation_bits or 0)
+
+    return {name: min(range(len(costs)), key=lambda i: rank(costs[i])) for name, costs in rows.items()}
+
+
+def _float_use(table: CostTable, rows: Candidates, resource: Resource) -> float | None:
+    """What the float model uses; None where the table does not know."""
+    if resource == "size":
+        return table.float_model.bytes
+    if resource == "latency":
+        return table.float_model.latency_us
+    macs = [costs[0].macs for costs in rows.values()]
+    return None if None in macs else float(sum(count or 0 for count in macs) * FLOAT_BITS**2)

@@ -1,0 +1,130 @@
+"""The Pareto front of a model file: what it keeps at every size, latency or number of bit operations."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from ptqc.allocate.from_table import Likeness, same_bits
+from ptqc.allocate.place import place
+from ptqc.compile import canonicalise, restrictions_of
+from ptqc.core.cost import CostTable
+from ptqc.core.errors import OptionError
+from ptqc.core.limits import Limit, Resource, distinct, parse_limit
+from ptqc.core.options import QuantizeOptions
+from ptqc.core.progress import Progress
+from ptqc.data import calibration_data
+from ptqc.execute.check import check_runs
+from ptqc.graph.load import LoadedModel, import_model
+from ptqc.mixed.choose import MixedCompiler, MixedJob
+from ptqc.mixed.files import read_table
+from ptqc.mixed.front import joint_measurement, measured_front, predicted_front
+from ptqc.mixed.table import Wanted, node_choices
+from ptqc.mixed.ties import graph_ties
+from ptqc.report.front import Front
+from ptqc.targets.registry import find_target
+
+__all__ = ["pareto"]
+
+POINTS, MEASURED = 50, 8
+RESOURCES = ("size", "latency", "bops")
+
+
+def pareto(
+    model: str | Path | onnx.ModelProto | ir.Model | None,
+    data: Any = None,
+    *,
+    target: str = "mixed",
+    against: Resource = "size",
+    points: int = POINTS,
+    measure: int | None = None,
+    limits: Mapping[str, str] | None = None,
+    options: QuantizeOptions | None = None,
+    progress: Progress | None = None,
+) -> Front:
+    """The front of least loss against one resource, with measured points on it.
+
+    Args:
+        model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it stays unchanged. None where ``options.table``
+            says everything and nothing is measured.
+        data: sample inputs, as for ``quantize``; not read where the table is given and nothing is measured.
+        target: one that chooses precisions.
+        against: ``size``, ``latency`` or ``bops``.
+        points: at most so many are kept, 2 or more.
+        measure: of how many points to measure the loss; None: 8, or none with a table that was given.
+        limits: that all points keep beside: ``{"latency": "3ms"}``.
+        options: as for ``quantize``.
+        progress: called with (stage, steps done, steps in all).
+
+    Raises PtqcError kinds as ``quantize`` does; GateFailed where no choices meet the limits.
+    """
+    options, shown = options or QuantizeOptions(), progress or (lambda stage, done, total: None)
+    count = (MEASURED if options.table is None else 0) if measure is None else measure
+    _check(model, against, points, count, options)
+    kept = _limits(limits or {})
+    if model is None:
+        assert options.table is not None  # checked
+        table = CostTable.load(options.table)
+        alike = same_bits(options.same_bits, list(table.by_node()))
+        return predicted_front(table, against, points=points, alike=alike, limits=kept)
+    description = find_target(target)
+    options.check(integer_only=description.integer)
+    loaded = import_model(model)
+    check_runs(loaded.model, str(loaded.path or ""))
+    canonical = loaded.model.clone()
+    canonicalise(canonical, description, options)
+    resources = {against, *(limit.resource for limit in kept)}
+    wanted = Wanted(latency="latency" in resources, narrow_activations="bops" in resources)
+    restrictions = restrictions_of(options)
+    if options.table is not None and not count:
+        table = read_table(options.table, canonical)
+        given = node_choices(canonical, description, restrictions, options, wanted)
+        ties = graph_ties(canonical, place(canonical, description, restrictions), given)
+        alike = (*ties, *same_bits(options.same_bits, given))
+        return _named(predicted_front(table, against, points=points, allowed=given, alike=alike, limits=kept), loaded)
+    found = calibration_data(data, loaded, options, shown, description)
+    job = MixedJob(canonical, description, found.source, restrictions, options, shown, found.limits, loaded.size)
+    return _named(_from_samples(MixedCompiler(job, wanted), against, points, count, kept), loaded)
+
+
+def _from_samples(
+    compiler: MixedCompiler, against: Resource, points: int, count: int, limits: tuple[Limit, ...]
+) -> Front:
+    """The front of a model with samples: predicted, and measured in ``count`` points."""
+    job, given = compiler.job, compiler.choices
+    alike: tuple[Likeness, ...] = compiler.alike
+    found = predicted_front(compiler.table, against, points=points, allowed=given, alike=alike, limits=limits)
+    if count:
+        joint = compiler.measured.joint if compiler.measured is not None else None
+        if joint is None:
+            joint = joint_measurement(compiler.ranged.best.canonical, given, job.source, job.options, job.progress)
+        steps = partial(job.progress, "measure the front")
+        found = measured_front(found, compiler.table, joint, count, allowed=given, progress=steps)
+    return found
+
+
+def _check(model: object, against: str, points: int, count: int, options: QuantizeOptions) -> None:
+    """OptionError for what cannot be done, before the work."""
+    if against not in RESOURCES:
+        raise OptionError(f"there is no front against {against}", fix=f"use {', '.join(RESOURCES)}")
+    if points < 2 or count < 0:
+        raise OptionError(
+            "a front has 2 points or more, and 0 or more are measured", fix="give --points 50 --measure 8"
+        )
+    if model is None and (options.table is None or count):
+        what = "nothing can be measured" if options.table is not None else "there is nothing to make a front of"
+        raise OptionError(f"{what} without a model", fix="name a MODEL, or give --table table.json alone")
+    if options.allocation is not None:
+        raise OptionError("--allocation leaves no choice", why="all choices are made there", fix="leave it out")
+
+
+def _limits(texts: Mapping[str, str]) -> tuple[Limit, ...]:
+    return distinct([parse_limit(name, text, f"--max {name}=") for name, text in texts.items()], "--max")
+
+
+def _named(front: Front, loaded: LoadedModel) -> Front:
+    return replace(front, model=str(loaded.path or ""), model_sha256=loaded.sha256)

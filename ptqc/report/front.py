@@ -1,0 +1,174 @@
+"""The Pareto front of a model: the least loss at every size, latency or number of bit operations, as plain data."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+from ptqc.core.allocation import Additivity
+from ptqc.core.errors import OptionError, quoted
+from ptqc.core.plain import from_plain, load_json, to_plain
+
+FRONT_VERSION = 1
+RESOURCES = ("size", "latency", "bops")
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A plan that no other beats in both.
+
+    Attributes:
+        used: of the resource, by the whole model: bytes, microseconds or bit operations.
+        loss: predicted.
+        price: loss that each further byte, microsecond or bit operation saves on the best way onward; None at the end.
+        measured: loss of the network with these choices, None where it was not measured.
+        mean_bits: of a weight, 32 in float; None where numbers of weights are not known.
+        choices: node -> precision and storage.
+    """
+
+    used: float
+    loss: float
+    price: float | None = None
+    measured: float | None = None
+    mean_bits: float | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UniformPoint:
+    """The same network with one width for all weights, for comparison: ``bits``, and as for :class:`FrontPoint`."""
+
+    bits: int
+    used: float
+    loss: float
+    measured: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A front with what it is compared with.
+
+    Attributes:
+        graph_hash: of the canonical float graph.
+        resource: ``size`` (bytes), ``latency`` (microseconds) or ``bops`` (bit operations for one sample).
+        metric: of losses.
+        points: by ascending use; losses descend.
+        plans: on the whole front, of which ``points`` are some.
+        uniform: by descending bits.
+        float_used: by the float model; None where it is not known.
+        limits: that all points keep beside.
+        model, model_sha256: path and hash of the file; empty where only a table was given.
+        predicted_on, measured_on: samples behind sensitivities and measured points; empty where there are none.
+        additivity: how far predictions are to be trusted; None where that was not measured.
+    """
+
+    graph_hash: str
+    resource: str
+    metric: str
+    points: tuple[FrontPoint, ...]
+    plans: int
+    uniform: tuple[UniformPoint, ...] = ()
+    float_used: float | None = None
+    limits: tuple[str, ...] = ()
+    model: str = ""
+    model_sha256: str = ""
+    predicted_on: str = ""
+    measured_on: str = ""
+    additivity: Additivity | None = None
+
+    def __post_init__(self) -> None:
+        if self.resource not in RESOURCES:
+            raise ValueError(f"there is no front of {quoted(self.resource)}")
+        losses = [loss for point in (*self.points, *self.uniform) for loss in (point.loss, point.measured)]
+        used = [*(point.used for point in (*self.points, *self.uniform)), self.float_used]
+        if not all(0 <= number < math.inf for number in (*losses, *used) if number is not None):
+            raise ValueError("losses and uses of a front must be numbers from 0 on")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with a version field; infinite figures are the strings ``inf`` and ``-inf``."""
+        return {"version": FRONT_VERSION, **to_plain(self)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Reads what :meth:`to_json` wrote. Raises OptionError for another version or damaged data."""
+        fix = "make it with ptqc pareto MODEL -o front.json"
+        if not isinstance(data, Mapping) or data.get("version") != FRONT_VERSION or "points" not in data:
+            raise OptionError(f"this is no front of version {FRONT_VERSION}", fix=fix)
+        try:
+            return from_plain(cls, {key: value for key, value in data.items() if key != "version"})
+        except (TypeError, ValueError) as error:
+            raise OptionError("the front is damaged", why=str(error), fix=fix) from error
+
+    def text(self) -> str:
+        """The front as JSON text; equal fronts give equal text."""
+        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Reads what :meth:`text` wrote. Raises OptionError for anything else."""
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise OptionError("this is no front", why="it is no JSON text") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a front file. Raises OptionError where it is missing, too large or no front."""
+        return cls.from_json(load_json(path, "front", "make it with ptqc pareto MODEL -o front.json"))
+
+
+def non_dominated(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
+    """The points that no other beats, by ascending use and strictly descending loss."""
+    kept: list[FrontPoint] = []
+    for point in sorted(points, key=lambda point: (point.used, point.loss)):
+        if not kept or point.loss < kept[-1].loss:
+            kept.append(point)
+    return tuple(kept)
+
+
+def priced(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
+    """``points`` of a front, by ascending use, with the price of one more unit at each.
+
+    The price is the slope of the lower convex hull of what follows: plans that lie above it are skipped.
+    """
+    found, hull = [], list[FrontPoint]()
+    for point in reversed(points):
+        while len(hull) > 1 and _slope(point, hull[-1]) <= _slope(point, hull[-2]):
+            hull.pop()
+        found.append(replace(point, price=_slope(point, hull[-1]) if hull else None))
+        hull.append(point)
+    return tuple(reversed(found))
+
+
+def _slope(point: FrontPoint, later: FrontPoint) -> float:
+    """Loss saved for each unit between two points."""
+    return (point.loss - later.loss) / (later.used - point.used)
+
+
+def thinned(points: Sequence[FrontPoint], count: int) -> tuple[FrontPoint, ...]:
+    """At most ``count`` (2 or more) of the points of a front, about evenly by use, with the first and the last."""
+    if len(points) <= count:
+        return tuple(points)
+    first, step = points[0].used, (points[-1].used - points[0].used) / (count - 1)
+    wanted = [first + step * number for number in range(count - 1)]
+    kept = [point for point, later in pairwise(points) if any(point.used <= use < later.used for use in wanted)]
+    return (*kept, points[-1])
+
+
+def spread(points: Sequence[FrontPoint], count: int) -> tuple[int, ...]:
+    """Indices of ``count`` points (all, where there are fewer) about evenly by their rank, with both ends."""
+    if count >= len(points):
+        return tuple(range(len(points)))
+    if count < 2:
+        return (len(points) // 2,)[:count]
+    return tuple(round(number * (len(points) - 1) / (count - 1)) for number in range(count))
+
+
+def decibel_price(point: FrontPoint) -> float | None:
+    """The SQNR in dB that each further unit gains at first; None at the end of the front, and without noise."""
+    if point.price is None or point.loss <= 0:
+        return None
+    return 10 / math.log(10) * point.price / point.loss
