@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ptqc.core.allocation import Additivity, Allocation, LimitUse
-from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable
+from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable, MeasuredOn
 from ptqc.core.errors import OptionError
 from ptqc.core.types import FLOAT, NodeChoice, Precision, WeightFormat
 from ptqc.report.estimates import decibels
@@ -110,7 +110,7 @@ class AllocationInfo:
                     precision, _, storage = choice.partition(" ")
                     kind = WeightFormat.parse(storage) if storage else None
                     costs.append(Cost(node, Precision.parse(precision), kind, loss, origin={"sensitivity": "given"}))
-            return CostTable("", tuple(costs))
+            return CostTable("", tuple(costs), MeasuredOn("the report", "", 1, self.metric))
         except (ValueError, OptionError) as error:
             raise OptionError("the report is damaged", why=str(error), fix="make it again") from error
 

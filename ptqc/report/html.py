@@ -18,6 +18,7 @@ from ptqc.report.front_text import (
     uniform_sentences,
     used_text,
 )
+from ptqc.report.heat_map import heat_map
 from ptqc.report.plots import BLUE, ORANGE, svg_element
 from ptqc.report.report import LayerInfo, Report
 from ptqc.report.summary import (
@@ -50,6 +51,7 @@ def to_html(report: Report) -> str:
         allocation_rows=[] if chosen is None else allocation_rows(chosen),
         allocated=[] if chosen is None else layer_rows(chosen, limit=400),
         bits_plot="" if chosen is None else bits_plot(chosen),
+        heat_map="" if chosen is None else heat_map(chosen.table(), [layer.node for layer in chosen.layers]),
         **({} if report.front is None else _front_parts(report.front)),
         rows=summary_rows(report),
         plot=sqnr_plot(report.layers),
