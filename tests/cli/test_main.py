@@ -71,7 +71,7 @@ def test_version(ptqc):
     ("args", "message"),
     [
         (["quantise"], "there is no command 'quantise'. did you mean 'quantize'?"),
-        (["frobnicate"], "there is no command 'frobnicate'. valid are: bench, bits, compare"),
+        (["frobnicate"], "there is no command 'frobnicate'. valid are: allocate, bench, bits, compare"),
         (["quantize", "--targte", "int8"], "ptqc quantize: there is no option '--targte'. did you mean '--target'?"),
         (["quantize"], "ptqc quantize: missing argument 'MODEL'. see ptqc quantize --help."),
         (["quantize", "m.onnx", "--samples", "0"], "'--samples': 0 is not in the range x>=1"),
