@@ -19,7 +19,7 @@ from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress
 from ptqc.data import calibration_data
 from ptqc.execute.check import check_runs
-from ptqc.graph.load import LoadedModel, import_model
+from ptqc.graph.load import import_model
 from ptqc.mixed.choose import MixedCompiler, MixedJob
 from ptqc.mixed.files import read_table
 from ptqc.mixed.front import joint_measurement, measured_front, predicted_front
@@ -27,6 +27,7 @@ from ptqc.mixed.table import Wanted, node_choices
 from ptqc.mixed.ties import graph_ties
 from ptqc.report.front import Front
 from ptqc.targets.registry import find_target
+from ptqc.targets.target import Target
 
 __all__ = ["pareto"]
 
@@ -79,16 +80,31 @@ def pareto(
     canonicalise(canonical, description, options)
     resources = {against, *(limit.resource for limit in kept)}
     wanted = Wanted(latency="latency" in resources, narrow_activations="bops" in resources)
-    restrictions = restrictions_of(options)
     if options.table is not None and not count:
-        table = read_table(options.table, canonical)
-        given = node_choices(canonical, description, restrictions, options, wanted)
-        ties = graph_ties(canonical, place(canonical, description, restrictions), given)
-        alike = (*ties, *same_bits(options.same_bits, given))
-        return _named(predicted_front(table, against, points=points, allowed=given, alike=alike, limits=kept), loaded)
-    found = calibration_data(data, loaded, options, shown, description)
-    job = MixedJob(canonical, description, found.source, restrictions, options, shown, found.limits, loaded.size)
-    return _named(_from_samples(MixedCompiler(job, wanted), against, points, count, kept), loaded)
+        front = _from_table(canonical, description, options, wanted, against, points, kept)
+    else:
+        found, restrictions = calibration_data(data, loaded, options, shown, description), restrictions_of(options)
+        job = MixedJob(canonical, description, found.source, restrictions, options, shown, found.limits, loaded.size)
+        front = _from_samples(MixedCompiler(job, wanted), against, points, count, kept)
+    return replace(front, model=str(loaded.path or ""), model_sha256=loaded.sha256)
+
+
+def _from_table(
+    canonical: ir.Model,
+    target: Target,
+    options: QuantizeOptions,
+    wanted: Wanted,
+    against: Resource,
+    points: int,
+    limits: tuple[Limit, ...],
+) -> Front:
+    """The front of a table that was given, for a model: what must be alike, and which choices there are."""
+    assert options.table is not None  # the caller looked
+    table, restrictions = read_table(options.table, canonical), restrictions_of(options)
+    given = node_choices(canonical, target, restrictions, options, wanted)
+    ties = graph_ties(canonical, place(canonical, target, restrictions), given)
+    alike = (*ties, *same_bits(options.same_bits, given))
+    return predicted_front(table, against, points=points, allowed=given, alike=alike, limits=limits)
 
 
 def _from_samples(
@@ -98,6 +114,8 @@ def _from_samples(
     job, given = compiler.job, compiler.choices
     alike: tuple[Likeness, ...] = compiler.alike
     found = predicted_front(compiler.table, against, points=points, allowed=given, alike=alike, limits=limits)
+    if compiler.measured is not None:
+        found = replace(found, additivity=compiler.measured.additivity)
     if count:
         joint = compiler.measured.joint if compiler.measured is not None else None
         if joint is None:
@@ -124,7 +142,3 @@ def _check(model: object, against: str, points: int, count: int, options: Quanti
 
 def _limits(texts: Mapping[str, str]) -> tuple[Limit, ...]:
     return distinct([parse_limit(name, text, f"--max {name}=") for name, text in texts.items()], "--max")
-
-
-def _named(front: Front, loaded: LoadedModel) -> Front:
-    return replace(front, model=str(loaded.path or ""), model_sha256=loaded.sha256)

@@ -1,7 +1,6 @@
 """The Pareto front of a cost table: the least predicted loss at every use of a resource, with measured points on it."""
 
 import math
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from ptqc.allocate.from_table import COSTS, Candidates, Likeness, candidates, ma
 from ptqc.allocate.front import front
 from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.program import Program
+from ptqc.allocate.recount import evaluate
 from ptqc.allocate.trials import activation_params
 from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.first import FirstSamples
@@ -55,8 +55,8 @@ def predicted_front(
     if resource not in COSTS:
         raise OptionError(f"there is no front of {resource}", fix="use size, latency or bops")
     rows = candidates(table, allowed)
-    program, fixed = _program(table, rows, resource, alike, limits)
-    found = [_point(program, rows, solution.chosen, resource, fixed) for solution in front(program, resource)]
+    program, counted = _programs(table, rows, resource, alike, limits)
+    found = [_point(counted, rows, solution.chosen) for solution in front(program, resource)]
     best = priced(non_dominated(found))
     if not best:
         raise OptionError("the cost table has no node to choose for", fix="make it with ptqc sensitivity MODEL")
@@ -66,7 +66,7 @@ def predicted_front(
         metric=metric_of(table),
         points=thinned(best, points),
         plans=len(best),
-        uniform=tuple(_uniform(program, rows, resource, fixed)),
+        uniform=tuple(_uniform(counted, rows)),
         float_used=_float_use(table, rows, resource),
         limits=tuple(f"{limit.resource} {limit.text}" for limit in limits),
         predicted_on="" if table.measured_on is None else table.measured_on.description,
@@ -129,33 +129,26 @@ def _parsed(text: str) -> NodeChoice:
     return NodeChoice(Precision.parse(precision), WeightFormat.parse(storage) if storage else None)
 
 
-def _program(
+def _programs(
     table: CostTable, rows: Candidates, resource: Resource, alike: Sequence[Likeness], limits: Sequence[Limit]
-) -> tuple[Program, float]:
-    """The program of the limits that counts ``resource``, and what of this is in no row."""
+) -> tuple[Program, Program]:
+    """The program of the limits, and one whose only bound counts ``resource`` without limiting it."""
     everything = Limit(resource, math.inf, relative=False, text=EVERYTHING)
     whole = make_program(table, rows, (*limits, everything), alike)
-    fixed = next(bound.fixed for bound in whole.bounds if math.isinf(bound.most) and bound.items is None)
-    return replace(whole, bounds=tuple(bound for bound in whole.bounds if not math.isinf(bound.most))), fixed
+    counted = whole.bounds[len(limits)]
+    kept = tuple(bound for bound in whole.bounds if not math.isinf(bound.most))
+    return replace(whole, bounds=kept), replace(whole, bounds=(counted,))
 
 
-def _point(
-    program: Program, rows: Candidates, chosen: Mapping[str, int], resource: Resource, fixed: float
-) -> FrontPoint:
-    used, loss = _figures(program, chosen, resource, fixed)
+def _point(counted: Program, rows: Candidates, chosen: Mapping[str, int]) -> FrontPoint:
+    used, loss = _figures(counted, chosen)
     return FrontPoint(used, loss, mean_bits=_mean_bits(rows, chosen), choices=_names(rows, chosen))
 
 
-def _figures(program: Program, chosen: Mapping[str, int], resource: Resource, fixed: float) -> tuple[float, float]:
+def _figures(counted: Program, chosen: Mapping[str, int]) -> tuple[float, float]:
     """Use of the resource and loss, with pairs."""
-    options = [item.options[chosen[item.name]] for item in program.items]
-    extra = {"loss": 0.0, resource: 0.0}
-    for pair in program.pairs:
-        if pair.resource in extra:
-            extra[pair.resource] += pair.extra[chosen[pair.first]][chosen[pair.second]]
-    used = fixed + sum(option.costs.get(resource, 0.0) for option in options) + extra[resource]
-    loss = sum(option.loss for option in options) + extra["loss"]
-    return used, min(max(loss, 0.0), sys.float_info.max)
+    loss, used = evaluate(counted, chosen)
+    return used[0], max(loss, 0.0)
 
 
 def _mean_bits(rows: Candidates, chosen: Mapping[str, int]) -> float | None:
@@ -174,12 +167,12 @@ def _choices(rows: Candidates, chosen: Mapping[str, int]) -> dict[str, NodeChoic
     return {name: NodeChoice(cost.precision, cost.storage) for name, cost in taken.items()}
 
 
-def _uniform(program: Program, rows: Candidates, resource: Resource, fixed: float) -> list[UniformPoint]:
+def _uniform(counted: Program, rows: Candidates) -> list[UniformPoint]:
     """Plans with one width, where there are nodes that can have it; the others have the next wider one."""
     found = []
     for bits in UNIFORM_BITS:
         if any(cost.precision.weight_bits == bits for costs in rows.values() for cost in costs):
-            found.append(UniformPoint(bits, *_figures(program, _uniform_choice(rows, bits), resource, fixed)))
+            found.append(UniformPoint(bits, *_figures(counted, _uniform_choice(rows, bits))))
     return found
 
 

@@ -82,8 +82,9 @@ class Front:
     def __post_init__(self) -> None:
         if self.resource not in RESOURCES:
             raise ValueError(f"there is no front of {quoted(self.resource)}")
-        losses = [loss for point in (*self.points, *self.uniform) for loss in (point.loss, point.measured)]
-        used = [*(point.used for point in (*self.points, *self.uniform)), self.float_used]
+        every: list[FrontPoint | UniformPoint] = [*self.points, *self.uniform]
+        losses = [loss for point in every for loss in (point.loss, point.measured)]
+        used = [*(point.used for point in every), self.float_used]
         if not all(0 <= number < math.inf for number in (*losses, *used) if number is not None):
             raise ValueError("losses and uses of a front must be numbers from 0 on")
 
