@@ -1,6 +1,7 @@
 """What each node loses with each choice, as a heat map of nodes by choices; the colour is decibels."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ def heat_map(table: CostTable, nodes: Sequence[str] | None = None) -> str:
     """The map as an SVG element with numbers of nodes instead of names; empty where there are no sensitivities.
 
     Args:
-        nodes: which, in the order of their numbers; None: all, as the table has them.
+        nodes: which, in the order of their numbers; None: all, in the order of their names.
     """
     names = _names(table, nodes)
     choices, values = decibels_by_choice(table, names)
@@ -70,14 +71,21 @@ def decibels_by_choice(table: CostTable, nodes: Sequence[str]) -> tuple[list[str
     return choices, values
 
 
-def _width(cost: Cost) -> tuple[bool, int, int]:
-    """Orders columns: weights before activations alone, wide before narrow."""
+def _width(cost: Cost) -> tuple[bool, int, int, bool]:
+    """Orders columns: weights before activations alone, wide before narrow, even levels before codebooks."""
     weights, activations = cost.precision.weight_bits, cost.precision.activation_bits
-    return weights is None, -(weights or 0), -(activations or 0)
+    codebook = cost.storage is not None and cost.storage.codebook != "none"
+    return weights is None, -(weights or 0), -(activations or 0), codebook
 
 
 def _names(table: CostTable, nodes: Sequence[str] | None) -> list[str]:
-    return list(table.by_node()) if nodes is None else list(nodes)
+    return sorted(table.by_node(), key=_natural) if nodes is None else list(nodes)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Orders ``layer10`` behind ``layer2``, which is often the order of the graph."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part[:300]), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
 
 
 def _size(values: Array) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import math
 import re
 from html import unescape
+from pathlib import Path
 
 import numpy as np
 
@@ -40,8 +41,8 @@ def words(svg):
 
 def test_halves_are_shown_and_wide_comes_first():
     choices, values = decibels_by_choice(TABLE, ["b", "$a<b&$"])
-    assert choices == ["w8a16", "w4a16 codebook4", "w4a16 int4", "w16a8"]
-    np.testing.assert_allclose(values[1], [math.inf, 30, 20, 10])
+    assert choices == ["w8a16", "w4a16 int4", "w4a16 codebook4", "w16a8"]
+    np.testing.assert_allclose(values[1], [math.inf, 20, 30, 10])
     assert np.isnan(values[0, :3]).all() and values[0, 3] == 0
 
 
@@ -73,3 +74,9 @@ def test_hundreds_of_nodes_and_other_metrics(tmp_path):
     table = CostTable("", tuple(row(f"n{i}", W4A8, 0.5) for i in range(400)))
     text = words(heat_map_file(table, tmp_path / "a.svg"))
     assert "-10 log10" in text
+
+
+def test_numbers_in_names_count():
+    table = CostTable("", tuple(row(f"layer{i}", W4A8, 0.5) for i in (10, 9, 1)))
+    text = words(heat_map_file(table, Path("a.svg")))
+    assert text.index("layer1 ") < text.index("layer9") < text.index("layer10")
