@@ -1,7 +1,5 @@
 """The public interface: ``quantize`` turns a float model into an integer one, with a report of what was measured."""
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +9,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from ptqc import __version__
-from ptqc.allocate.restrict import ALLOWED
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
 from ptqc.compile import canonicalise, compile_graph, restrictions_of
-from ptqc.core.batch_statistics import METADATA_KEY as BATCHNORM_KEY
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
@@ -26,13 +21,16 @@ from ptqc.execute.check import check_runs
 from ptqc.graph.load import LoadedModel, import_model
 from ptqc.graph.save import check_output_path, save_model
 from ptqc.integer_only import without_doors
+from ptqc.mixed.choose import MixedJob
 from ptqc.mixed.goals import Goals
+from ptqc.mixed.mix import compile_mixed
 from ptqc.packed import with_packed_products
 from ptqc.prefer import keep_slow_in_float
 from ptqc.report.allocation import allocation_info
 from ptqc.report.evaluate import evaluate
 from ptqc.report.measure import Estimation, Run, measure
 from ptqc.report.report import Report
+from ptqc.stamp import stamp
 from ptqc.targets.registry import find_target
 
 __all__ = ["QuantizeOptions", "Result", "quantize"]
@@ -122,16 +120,14 @@ def quantize(
         watch.lap("time layers")
     allocation = None
     if description.weight_choices:
-        from ptqc.mixed.choose import MixedJob
-        from ptqc.mixed.mix import compile_mixed
-
-        job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, loaded.size)
+        file = loaded.size, loaded.sha256
+        job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, *file)
         mixed = compile_mixed(job, goals, judged)
         compiled, allocation = mixed.compiled, allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds)
     else:
         compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
         compiled = with_packed_products(compiled, description, options, source, shown)
-    _stamp(compiled.model, loaded, compiled.plan)
+    stamp(compiled.model, loaded.sha256, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(
         loaded=loaded,
@@ -170,16 +166,3 @@ def _check_metric(model: ir.Model, judged: Source, options: QuantizeOptions) -> 
     """OptionError where the model and the data do not allow the metric: said on one sample, before the work."""
     if options.metric in ("top1", "top5"):
         evaluate(model, FirstSamples(judged, 1), (options.metric,), threads=options.threads)
-
-
-def _stamp(model: ir.Model, loaded: LoadedModel, plan: QuantPlan) -> None:
-    """Says in the file what made it, from what."""
-    model.metadata_props.pop(BATCHNORM_KEY, None)  # statistics for later calibration belong to the float model
-    model.producer_name, model.producer_version = "ptqc", __version__
-    model.metadata_props["ptqc.version"] = __version__
-    model.metadata_props["ptqc.target"] = plan.target
-    model.metadata_props["ptqc.source_sha256"] = loaded.sha256
-    islands = [name for name, node in plan.nodes.items() if node.reason.startswith(ALLOWED)]
-    if islands:
-        model.metadata_props["ptqc.float_islands"] = json.dumps(sorted(islands))
-    model.metadata_props["ptqc.plan_sha256"] = hashlib.sha256(plan.text().encode()).hexdigest()

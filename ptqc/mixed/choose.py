@@ -26,6 +26,7 @@ from ptqc.mixed.ties import graph_ties
 from ptqc.packed import with_packed_products
 from ptqc.report.allocation import AllocationRound
 from ptqc.rounding.layer import Rounding
+from ptqc.stamp import stamp
 from ptqc.targets.target import Target
 
 DISAGREEMENT_DB = 1.0  # measured below predicted: then sensitivities are corrected by what rounding really left
@@ -41,7 +42,7 @@ class MixedJob:
 
     Attributes:
         ranges: what is known of ranges beside the samples.
-        file_bytes: of the float model's file; None where there is none.
+        file_bytes, file_sha256: of the float model's file; None and empty where there is none.
     """
 
     canonical: ir.Model
@@ -52,6 +53,7 @@ class MixedJob:
     progress: Progress
     ranges: RangeLimits = AS_SEEN
     file_bytes: int | None = None
+    file_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class MixedCompiler:
             if self.measured is not None:
                 allocation = replace(allocation, additivity=self.measured.additivity)
             compiled = self.compile(allocation)
+            stamp(compiled.model, self.job.file_sha256, compiled.plan)
             size = len(serialize(compiled.model))
             rounds.append(_round_of(allocation, table, compiled, size))
             tighter = self._tightened(tight, limits, compiled, size)
