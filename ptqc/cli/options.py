@@ -55,8 +55,8 @@ class Once(click.Option):
         if isinstance(found, list):
             if len(found) > 1:
                 values = " and ".join(quoted(value) for value in found)
-                fix = f"give {self.opts[0]} once"
-                raise OptionError(f"{self.opts[0]} is given more than once: {values}", why=TWICE, fix=fix)
+                fix = f"give {self.opts[-1]} once"
+                raise OptionError(f"{self.opts[-1]} is given more than once: {values}", why=TWICE, fix=fix)
             opts = {**opts, self.name or "": found[0]}
         return super().handle_parse_result(ctx, opts, args)
 

@@ -20,7 +20,7 @@ from ptqc.cli.options import (
     run_options,
     synthesis_options,
 )
-from ptqc.core.errors import OptionError
+from ptqc.core.errors import OptionError, quoted
 from ptqc.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def command(
     """
     from ptqc.cli.outputs import check_replaceable
     from ptqc.core.cost_csv import table_text
-    from ptqc.graph.files import write_atomically
+    from ptqc.graph.files import resolved, write_atomically
     from ptqc.graph.save import check_output_path
 
     given = {name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -98,6 +98,8 @@ def command(
 
         check_suffix(plot)
         check_output_path(plot, (model,), force=True)
+        if output is not None and resolved(output) == resolved(plot):
+            raise OptionError("-o and --plot name one file", where=quoted(plot), fix="give each a name of its own")
     with console.progress() as progress:
         table = measure(model, data, samples, progress)
     if output is not None:

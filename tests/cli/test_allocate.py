@@ -85,7 +85,7 @@ def test_limits_ties_shares_and_fixed_nodes(ptqc, table, options, expected):
         (["--keep", "fcc=w8a8"], "did you mean 'fc'?"),
         (["--keep", "fc=w6a8"], "'fc' cannot be w6a8. it can be"),
         (["--keep", "fc=8"], "no precision"),
-        (["-o", "a.json", "-o", "b.json"], "-o is given more than once"),
+        (["-o", "a.json", "-o", "b.json"], "--output is given more than once"),
         (["-o", "table.csv"], "the output is the input itself"),
         (["-o", "none/plan.json"], "plan.json"),
     ],

@@ -126,9 +126,10 @@ def test_all_choices_of_a_target(ptqc, tiny, tmp_path):
         (["--latency"], "--latency is for choices of a target"),
         (["--narrow-activations"], "add --target mixed"),
         (["--sensitivity", "kl"], "--sensitivity is for choices of a target"),
-        (["-o", "a.json", "-o", "b.json"], "-o is given more than once"),
+        (["-o", "a.json", "-o", "b.json"], "--output is given more than once"),
         (["--plot", "heat.pdf"], "neither .png nor .svg"),
         (["--plot", "none/heat.png"], "heat.png"),
+        (["--plot", "heat.svg", "-o", "./heat.svg"], "-o and --plot name one file"),
     ],
 )
 def test_options_that_cannot_be_used(ptqc, tiny, options, words):
