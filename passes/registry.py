@@ -36,6 +36,7 @@ BUILTIN: Mapping[str, str] = {
     "smooth-activations": "ptqc.passes.smooth_activations:SmoothActivations",
     "quantize-embeddings": "ptqc.passes.quantize_embeddings:QuantizeEmbeddings",
     "insert-qdq": "ptqc.passes.insert_qdq:InsertQDQ",
+    "keep-products-float": "ptqc.passes.keep_products_float:KeepProductsFloat",
     "lower-to-integers": "ptqc.passes.lower_to_integers:LowerToIntegers",
     "lower-weight-only": "ptqc.passes.lower_weight_only:LowerWeightOnly",
     "pack-weights": "ptqc.passes.pack_weights:PackWeights",
