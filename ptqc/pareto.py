@@ -56,7 +56,8 @@ def pareto(
         target: one that chooses precisions.
         against: ``size``, ``latency`` or ``bops``.
         points: at most so many are kept, 2 or more.
-        measure: of how many points to measure the loss; None: 8, or none with a table that was given.
+        measure: of how many points to measure the loss, and of those beside plans with one width; None: 8, or none with
+            a table that was given.
         limits: that all points keep beside: ``{"latency": "3ms"}``.
         options: as for ``quantize``.
         progress: called with (stage, steps done, steps in all).
@@ -73,7 +74,9 @@ def pareto(
         alike = same_bits(options.same_bits, list(table.by_node()))
         return predicted_front(table, against, points=points, alike=alike, limits=kept)
     description = find_target(target)
-    options.check(integer_only=description.integer)
+    if not description.weight_choices:
+        raise OptionError(f"the target {target} leaves no choice", fix="use --target mixed or mixed-integer")
+    options.check(integer_only=description.integer, mixed=True)
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
     canonical = loaded.model.clone()

@@ -23,7 +23,7 @@ from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress, Steps
 from ptqc.core.types import NodeChoice, Precision, WeightFormat
 from ptqc.mixed.table import SAMPLES, VARIANT_SAMPLES
-from ptqc.report.front import Front, FrontPoint, UniformPoint, non_dominated, priced, spread, thinned
+from ptqc.report.front import Front, FrontPoint, UniformPoint, best_within, non_dominated, priced, spread, thinned
 
 UNIFORM_BITS = (8, 6, 4)
 EVERYTHING = "everything"  # the limit without effect, which makes the program count a resource
@@ -43,7 +43,7 @@ def predicted_front(
 
     Args:
         resource: ``size``, ``latency`` or ``bops``.
-        points: at most so many are kept, 2 or more.
+        points: at most so many are kept, 2 or more, and the best ones within the use of each uniform width.
         allowed: choices by node; None: all of the table.
         alike: nodes that are tied.
         limits: that all points keep beside.
@@ -60,13 +60,14 @@ def predicted_front(
     best = priced(non_dominated(found))
     if not best:
         raise OptionError("the cost table has no node to choose for", fix="make it with ptqc sensitivity MODEL")
+    uniform = tuple(_uniform(counted, rows))
     return Front(
         graph_hash=table.graph_hash,
         resource=resource,
         metric=metric_of(table),
-        points=thinned(best, points),
+        points=thinned(best, points, [point.used for point in uniform]),
         plans=len(best),
-        uniform=tuple(_uniform(counted, rows)),
+        uniform=uniform,
         float_used=_float_use(table, rows, resource),
         limits=tuple(f"{limit.resource} {limit.text}" for limit in limits),
         predicted_on="" if table.measured_on is None else table.measured_on.description,
@@ -82,7 +83,7 @@ def measured_front(
     allowed: Mapping[str, Collection[NodeChoice]] | None = None,
     progress: Steps | None = None,
 ) -> Front:
-    """``found`` with the measured loss of ``count`` of its points and of the uniform widths.
+    """``found`` with the measured loss of ``count`` points, of the uniform widths and of the points beside these.
 
     Args:
         table, allowed: that the front was made from.
@@ -90,7 +91,8 @@ def measured_front(
 
     Raises DataError where the float model gives nothing that errors could be compared with.
     """
-    where = spread(found.points, count)
+    beside = [best_within(found.points, point.used) for point in found.uniform]
+    where = sorted({*spread(found.points, count), *(index for index in beside if index is not None)})
     rows = candidates(table, allowed)
     uniform = [_choices(rows, _uniform_choice(rows, point.bits)) for point in found.uniform]
     losses = joint.losses([*(assignment_of(found.points[index]) for index in where), *uniform], progress=progress)

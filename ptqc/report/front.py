@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,14 +148,23 @@ def _slope(point: FrontPoint, later: FrontPoint) -> float:
     return (point.loss - later.loss) / (later.used - point.used)
 
 
-def thinned(points: Sequence[FrontPoint], count: int) -> tuple[FrontPoint, ...]:
-    """At most ``count`` (2 or more) of the points of a front, about evenly by use, with the first and the last."""
+def thinned(points: Sequence[FrontPoint], count: int, beside: Sequence[float] = ()) -> tuple[FrontPoint, ...]:
+    """At most ``count`` (2 or more) of the points of a front, about evenly by use, with the first and the last.
+
+    Args:
+        beside: uses; the best points that need no more are kept too, whatever ``count``.
+    """
     if len(points) <= count:
         return tuple(points)
     first, step = points[0].used, (points[-1].used - points[0].used) / (count - 1)
     wanted = [first + step * number for number in range(count - 1)]
-    kept = [point for point, later in pairwise(points) if any(point.used <= use < later.used for use in wanted)]
-    return (*kept, points[-1])
+    found = {index for index in (best_within(points, use) for use in (*wanted, *beside)) if index is not None}
+    return tuple(points[index] for index in sorted({*found, len(points) - 1}))
+
+
+def best_within(points: Sequence[FrontPoint], used: float) -> int | None:
+    """Which point of a front is best with no more than ``used``; None where all need more."""
+    return max((index for index, point in enumerate(points) if point.used <= used), default=None)
 
 
 def spread(points: Sequence[FrontPoint], count: int) -> tuple[int, ...]:

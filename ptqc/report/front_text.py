@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ptqc.core.cost import SENSITIVITY_METRIC
 from ptqc.report.allocation_text import additivity_text
 from ptqc.report.estimates import decibels
-from ptqc.report.front import Front, FrontPoint, decibel_price, spread
+from ptqc.report.front import Front, FrontPoint, best_within, decibel_price, spread
 from ptqc.report.summary import count_text, decibel_text, printable, size_text
 
 SENTENCES = 5
@@ -129,9 +129,10 @@ def uniform_sentences(front: Front) -> list[str]:
     """What mixed precision gains over each uniform width, at no more of the resource."""
     found = []
     for point in front.uniform:
-        best = max((one for one in front.points if one.used <= point.used), key=lambda one: one.used, default=None)
-        if best is None:
+        index = best_within(front.points, point.used)
+        if index is None:
             continue
+        best = front.points[index]
         if in_decibels(front) and best.loss > 0 and point.loss > 0:
             gain = f"{decibels(1.0, best.loss) - decibels(1.0, point.loss):+.2f} dB"
         else:

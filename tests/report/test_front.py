@@ -18,6 +18,7 @@ from ptqc.report.front import (
     Front,
     FrontPoint,
     UniformPoint,
+    best_within,
     decibel_price,
     non_dominated,
     priced,
@@ -81,6 +82,9 @@ def test_thinning_keeps_both_ends_and_few_points(pairs, count):
     kept = thinned(best, count)
     assert len(kept) <= count and kept[0] == best[0] and kept[-1] == best[-1]
     assert list(kept) == [point for point in best if point in kept]
+    used = (best[0].used + best[-1].used) / 2
+    beside = thinned(best, count, [used, best[0].used - 1])
+    assert all(point in beside for point in kept) and best[best_within(best, used)] in beside
 
 
 def test_points_are_spread_by_rank():
