@@ -35,11 +35,13 @@ class Integers:
         chosen: int64 [items], flat indices; None where it found nothing.
         bound: of the loss; minus infinity where the solver does not say.
         finished: it proved that there is nothing better, or nothing at all.
+        resolution: smaller differences of losses it does not see.
     """
 
     chosen: Array | None
     bound: float
     finished: bool
+    resolution: float
 
 
 def solver_name() -> str:
@@ -53,7 +55,7 @@ def solver_name() -> str:
 
 def solve_linear(problem: Reduced) -> Linear | None:
     """The linear relaxation; None where even that has no solution."""
-    model = _Model(problem, integer=False, cuts=())
+    model = _Model(problem, integer=False)
     if not model.run(0.0, 600.0):
         return None
     return Linear(model.prices())
@@ -68,9 +70,9 @@ def solve_integer(problem: Reduced, gap: float, seconds: float, cuts: Sequence[A
         seconds: after which it stops with what it has.
         cuts: groups of options of which one at least is not taken.
     """
-    model = _Model(problem, integer=True, cuts=cuts)
+    model = _Model(problem, integer=True, relative=gap > 0, cuts=cuts)
     found = model.run(gap, seconds)
-    return Integers(model.chosen() if found else None, model.bound(found), model.finished)
+    return Integers(model.chosen() if found else None, model.bound(found), model.finished, TOLERANCE / model.scale)
 
 
 def _has_highs() -> bool:
@@ -82,7 +84,7 @@ def _has_highs() -> bool:
 class _Model:
     """A program in PuLP: binary variables for options of items that have several, the rest are constants."""
 
-    def __init__(self, problem: Reduced, *, integer: bool, cuts: Sequence[Array]) -> None:
+    def __init__(self, problem: Reduced, *, integer: bool, relative: bool = False, cuts: Sequence[Array] = ()) -> None:
         import pulp
 
         self.problem, self.integer, self.finished = problem, integer, False
@@ -103,6 +105,9 @@ class _Model:
                 terms += extra[0]
                 self.offset += extra[1]
         self.scale = LARGEST / (max((abs(value) for _, value in terms), default=0.0) or 1.0)
+        if relative:  # the gap is one of the whole loss
+            terms.append((pulp.LpVariable("constant", 1, 1), self.offset))
+            self.offset = 0.0
         self.program += self._sum((variable, value * self.scale) for variable, value in terms)
         self._choose_one()
         self._bounds(products)

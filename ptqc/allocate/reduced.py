@@ -63,7 +63,11 @@ class Reduced:
         return np.flatnonzero(np.diff(self.owner, prepend=-1))
 
     def restricted(self, kept: Array) -> "Reduced":
-        """With the options of ``kept`` (bool [options]) alone; families lose the states that need others."""
+        """With the options of ``kept`` (bool [options]) alone; families lose the states that need others.
+
+        Options that no state is left for go with them.
+        """
+        kept = self.supported(kept)
         place = np.cumsum(kept) - 1  # flat index among those kept
         segments, segment = np.unique(self.segment[kept], return_inverse=True)
         number = np.full(int(self.segment.max(initial=-1)) + 1, -1)
@@ -82,17 +86,22 @@ class Reduced:
             for pair in self.pairs
         )
         equal = tuple((place[one[kept[one]]], place[other[kept[other]]]) for one, other in self.equal)
-        return Reduced(
-            self.owner[kept],
-            self.index[kept],
-            self.loss[kept],
-            self.costs[:, kept],
-            self.most,
-            segment,
-            families,
-            equal,
-            pairs,
-        )
+        arrays = self.owner[kept], self.index[kept], self.loss[kept], self.costs[:, kept]
+        return Reduced(*arrays, self.most, segment, families, equal, pairs)
+
+    def supported(self, kept: Array) -> Array:
+        """bool [options]: those of ``kept`` for which a state with their labels has such options for all items."""
+        count = int(self.segment.max(initial=-1)) + 1
+        there = np.zeros(count, bool)
+        there[self.segment[kept]] = True
+        owner = np.zeros(count, np.int64)
+        owner[self.segment] = self.owner
+        supported = np.ones(count, bool)
+        for states in self.families or ():
+            supported[np.isin(owner, owner[states[0]])] = False
+            supported[states[there[states].all(axis=1)]] = True
+        found: Array = kept & supported[self.segment]
+        return found
 
 
 def reduce(program: Program) -> Reduced:

@@ -70,6 +70,11 @@ class _Search:
         return max(LEAST_SECONDS, self.end - time.perf_counter())
 
     @property
+    def tolerance(self) -> float:
+        """Relative gap that is good enough."""
+        return max(PROVEN, self.gap)
+
+    @property
     def late(self) -> bool:
         return time.perf_counter() >= self.end
 
@@ -79,6 +84,7 @@ class _Found:
     chosen: Array  # int64 [items], flat indices of the whole problem
     loss: float
     bound: float
+    resolution: float = 0.0  # smaller differences the solver did not see
 
 
 def _separable(problem: Reduced) -> bool:
@@ -94,7 +100,7 @@ def _near_relaxation(search: _Search) -> _Found | None:
     relaxed = relax(problem, np.zeros(len(problem.most)) if linear is None else linear.prices)
     loss, kept = _within(search.program, problem, relaxed.chosen)
     best = _Found(relaxed.chosen, loss, relaxed.bound) if kept else None
-    if best is not None and loss - relaxed.bound <= max(PROVEN, search.gap) * loss:
+    if best is not None and loss - relaxed.bound <= search.tolerance * loss:
         return best
     return _by_cores(search, relaxed, best)
 
@@ -106,7 +112,7 @@ def _by_cores(search: _Search, relaxed: Relaxed, best: _Found | None) -> _Found 
     reach = float(beyond[count - 1])
     bound = relaxed.bound
     while True:
-        kept = relaxed.beyond <= reach
+        kept = search.problem.supported(relaxed.beyond <= reach)
         core = search.problem.restricted(kept)
         found = _integer(search, core, np.flatnonzero(kept))
         outside = math.inf if kept.all() else relaxed.bound + reach
@@ -114,15 +120,18 @@ def _by_cores(search: _Search, relaxed: Relaxed, best: _Found | None) -> _Found 
             best = found
         inside = math.inf if found is None else found.bound
         bound = max(bound, min(inside, outside))
-        if kept.all() and best is None:
-            return None
-        if best is not None and (best.loss - bound <= max(PROVEN, search.gap) * best.loss or search.late or kept.all()):
-            return _Found(best.chosen, best.loss, bound)
         if best is None:
+            if kept.all():
+                return None
             count = min(len(beyond), count + max(CORE, count // 2))
             reach = float(beyond[count - 1])
-        else:  # whatever is beyond this cannot be better than the best
-            reach = max(reach, (best.loss - relaxed.bound) * (1 + PROVEN))
+            continue
+        needed = best.loss - relaxed.bound  # whatever is further beyond cannot be better than the best
+        coarse = found is not None and found.resolution > PROVEN * best.loss
+        finer = coarse and int((relaxed.beyond <= needed).sum()) < int(kept.sum())
+        if best.loss - bound <= search.tolerance * best.loss or search.late or not (needed > reach or finer):
+            return _Found(best.chosen, best.loss, bound)
+        reach = needed
 
 
 def _whole(search: _Search) -> _Found | None:
@@ -148,7 +157,7 @@ def _integer(search: _Search, problem: Reduced, places: Array) -> _Found | None:
             return None
         loss, kept = _within(search.program, problem, answer.chosen)
         if kept:
-            return _Found(places[answer.chosen], loss, min(loss, answer.bound))
+            return _Found(places[answer.chosen], loss, min(loss, answer.bound - answer.resolution), answer.resolution)
         cuts.append(_cut(search.program, problem, answer.chosen))
 
 
