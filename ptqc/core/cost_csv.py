@@ -58,13 +58,15 @@ def to_csv(table: CostTable) -> str:
     """
     plain = to_plain(table.to_json())
     facts = [("version", plain["version"])]
-    facts += [(name, plain[name]) for name in SINGLE[1:] if plain[name]]
+    facts += [(name, plain[name]) for name in SINGLE[1:] if plain[name] and _known(plain[name])]
     facts += [(name, one) for name, many in LISTS.items() for one in plain[many]]
     rows = [_row(cost) for cost in table.costs]
     columns = [name for name in COLUMNS if name in COLUMNS[:2] or any(row.get(name) for row in rows)]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerows([f"# {name}: {json.dumps(value, sort_keys=True, allow_nan=False)}"] for name, value in facts)
+    writer.writerows(
+        [f"# {name}: {json.dumps(_known(value), sort_keys=True, allow_nan=False)}"] for name, value in facts
+    )
     writer.writerow(columns)
     writer.writerows([row.get(name, "") for name in columns] for row in rows)
     return text.getvalue()
@@ -85,6 +87,11 @@ def from_csv(text: str) -> CostTable:
         return CostTable.of_facts(costs, facts)
     except READ_ERRORS as error:
         raise OptionError("the cost table is damaged", why=reason(error), fix=SCHEMA) from error
+
+
+def _known(value: Any) -> Any:
+    """Plain data without what is not known."""
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def _row(cost: Cost) -> dict[str, str]:

@@ -49,6 +49,7 @@ def test_csv_keeps_everything():
     assert to_csv(from_csv(text)) == text
     header = next(line for line in text.splitlines() if line.startswith("node"))
     assert header.startswith("node,precision,storage,sensitivity,weights,bytes,origin_sensitivity")
+    assert "null" not in text and "rest" not in to_csv(CostTable("", TABLE.costs))
     assert "macs" not in header
 
 
