@@ -21,6 +21,7 @@ from ptqc.core.types import Array, NodeChoice, Precision, WeightFormat
 ASSIGNMENTS = 24  # that are measured
 LEAST_SPEARMAN = 0.9  # of prediction and measurement; below it additivity has failed
 MOST_SPREAD = 0.1  # likewise of log10(measured / predicted): a quarter
+LEAST_FALL = 0.2  # of the spread, relative to it: pairs that predict a little better only make programs larger
 SIGNIFICANT = 2.0  # standard errors by which pairs have to predict better
 Known = Mapping[tuple[str, Precision, WeightFormat | None], float | None]
 
@@ -158,8 +159,8 @@ def check_and_correct(
         return Checked(table, plain)
     paired = measure_pairs(table, neighbours(model), measure, progress=progress)
     found = check_additivity(paired, measured)
-    kept = found.spearman >= plain.spearman and _better(paired, table, measured)
-    return Checked(paired, found) if kept else Checked(table, plain)
+    enough = found.spearman >= plain.spearman and found.spread <= (1.0 - LEAST_FALL) * plain.spread
+    return Checked(paired, found) if enough and _better(paired, table, measured) else Checked(table, plain)
 
 
 def _better(paired: CostTable, table: CostTable, measured: Sequence[tuple[Assignment, float]]) -> bool:
