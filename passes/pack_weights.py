@@ -14,6 +14,7 @@ from ptqc.graph.walk import constant_array, consumers, is_op
 from ptqc.passes.base import CODES_OF, Fact, PassContext, PassSpec, Refusal, Rewrites
 from ptqc.passes.decoders import Decoder, opset_for, raise_opset_for, stored_type
 
+_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 LEAST_REPEATED = 1024  # codes: fewer are smaller than the operator that repeats them
 
 
@@ -60,7 +61,8 @@ class PackWeights:
 
 
 def _codes(model: ir.Model) -> list[ir.Value]:
-    return [value for value in model.graph.initializers.values() if CODES_OF in value.meta and value.uses()]
+    constants = model.graph.initializers.values()
+    return [value for value in constants if CODES_OF in value.meta and value.uses() and value.dtype in _BYTES]
 
 
 def _array(value: ir.Value) -> Array:
@@ -96,6 +98,7 @@ def _take_place(model: ir.Model, value: ir.Value, decoded: ir.Value) -> None:
     value.replace_all_uses_with(decoded)
     del model.graph.initializers[name]
     decoded.name, decoded.shape, decoded.type = name, value.shape, value.type
+    decoded.meta.update(value.meta)
 
 
 def _narrow(editor: Editor, value: ir.Value, params: QuantParams) -> None:
@@ -103,6 +106,7 @@ def _narrow(editor: Editor, value: ir.Value, params: QuantParams) -> None:
     codes, dtype = _array(value), stored_type(params)
     stem = (value.name or "").removesuffix("_quantized")
     narrow = editor.constant(f"{stem}_packed", codes, dtype)
+    narrow.meta.update(value.meta)
     zero_point = editor.constant(f"{stem}_zero_point", params.zero_point, dtype)
     for reader in consumers(value):
         reader.replace_input_with(0, narrow)
