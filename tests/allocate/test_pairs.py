@@ -7,10 +7,15 @@ import pytest
 
 from ptqc.allocate.additivity import check_and_correct, predicted_loss
 from ptqc.allocate.assignments import central_assignment, draw_assignments
+from ptqc.allocate.joint import JointMeasurement
+from ptqc.allocate.neighbours import neighbours
 from ptqc.allocate.pairs import LEAST_EIGENVALUE, measure_pairs, with_correlations
+from ptqc.allocate.sensitivity import measure_sensitivity
+from ptqc.calibrate.open import open_source
+from ptqc.calibrate.source import input_specs
 from ptqc.core.cost import Cost, CostTable, Pair
 from ptqc.core.types import NodeChoice, Precision, WeightFormat
-from tests.allocate.networks import network
+from tests.allocate.networks import network, samples
 
 NODES = 4
 CHAIN = """g (float[N,4] x, {weights}) => (float[N,4] t3) {{ {steps} }}"""
@@ -116,6 +121,20 @@ def test_no_prediction_is_negative():
     alone = sum(predicted_loss(table, {name: choice}) for name in ("n0", "n1", "n2"))
     together = predicted_loss(table, dict.fromkeys(("n0", "n1", "n2"), choice))
     assert together >= 0.999 * LEAST_EIGENVALUE * alone
+
+
+def test_branches_with_the_same_weights_make_the_same_error():
+    body = """g (float[N,4] x, float[4,4] w, float[4,4] w2) => (float[N,4] y)
+        { [a] t = MatMul(x, w) [b] u = MatMul(x, w) s = Add(t, u) [c] v = MatMul(x, w2) y = Sub(s, v) }"""
+    model = network(body)
+    source = open_source(samples(model), input_specs(model))
+    bits = [NodeChoice(Precision(bits, None), WeightFormat(bits)) for bits in (3, 4)]
+    table = measure_sensitivity(model, dict.fromkeys("abc", bits), None, None, source)
+    joint = JointMeasurement(model, None, {}, source)
+    found = {(pair.first, pair.second): pair for pair in measure_pairs(table, neighbours(model), joint.losses).pairs}
+    assert max(found, key=lambda key: found[key].correlation or 0.0) == ("a", "b")
+    only = measure_pairs(table, [("a", "b")], joint.losses).pairs[0]
+    assert only.correlation == pytest.approx(1.0 - LEAST_EIGENVALUE, rel=1e-3)
 
 
 def test_losses_of_nothing_have_no_correlation():
