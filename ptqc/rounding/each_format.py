@@ -140,7 +140,7 @@ def _take_moments(
     last = max(index for index, step in enumerate(executor.steps) if step.node in sums)
     first = 0
     for feeds, count in batches:
-        environment = executor.start(feeds)
+        environment = executor.start(feeds, channels_last=True)
         for step in executor.steps[: last + 1]:
             if step.node in sums:
                 parts, x = by_node[step.node], environment[step.inputs[0]]

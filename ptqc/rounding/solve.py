@@ -134,8 +134,14 @@ def solve_each(
     problem, judge, finite = _prepared(weights, bias, moments, held, settings, free_bias, None, entry_bits, None)
     if not finite:
         return [_solved(problem, (each,), judge, finite) for each in formats]
-    rounded = _round(problem, formats)
-    return [_guarded(each, _nearest(problem, each.format, (each.format,)), judge) for each in rounded]
+    return [_alone(problem, each, judge) for each in _round(problem, formats)]
+
+
+def _alone(problem: Problem, found: Rounded, judge: _Judge) -> Solution:
+    """The solution in its format; codebooks, whose rounding starts from k-means, are not compared with that again."""
+    if found.format.codebook != "none":
+        return replace(_guarded(found, found, judge), nearest_error=None)
+    return _guarded(found, _nearest(problem, found.format, (found.format,)), judge)
 
 
 def nearest_each(weights: Tensor, bias: Tensor, formats: Sequence[WeightFormat], entry_bits: int = 8) -> list[Solution]:

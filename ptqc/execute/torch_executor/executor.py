@@ -16,6 +16,7 @@ from ptqc.graph.walk import graphs
 
 # What torch and Python raise for inputs that an operator cannot take; NotImplementedError where torch has no kernel.
 _FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+IMAGE_RANK = 4  # [N, C, H, W]
 MOST_NAMED = 6  # inputs of a node, in messages
 
 
@@ -119,8 +120,12 @@ class TorchExecutor(torch.nn.Module):
             self.advance(step, environment)
         return {name: environment[name] for name in self.block.outputs}
 
-    def start(self, feeds: Mapping[str, Any]) -> Environment:
-        """The environment of a run before its first step: for going node by node with :meth:`advance`."""
+    def start(self, feeds: Mapping[str, Any], *, channels_last: bool = False) -> Environment:
+        """The environment of a run before its first step: for going node by node with :meth:`advance`.
+
+        ``channels_last``: images lie in memory that way, and so do all tensors that follow: convolutions are up to
+        twice as fast, and round a little differently.
+        """
         device = self.device
         environment = self.local_constants(self.block.graph)
         for name in self.inputs:
@@ -129,7 +134,9 @@ class TorchExecutor(torch.nn.Module):
         for name, value in feeds.items():
             if name not in self.block.inputs:
                 raise DataError(f"the model has no input {quoted(name)}", fix=nearest(name, self.block.inputs))
-            environment[name] = from_feed(value, device)
+            tensor = environment[name] = from_feed(value, device)
+            if channels_last and isinstance(tensor, torch.Tensor) and tensor.ndim == IMAGE_RANK:
+                environment[name] = tensor.contiguous(memory_format=torch.channels_last)
         return environment
 
     def advance(self, step: Step, environment: Environment) -> None:
