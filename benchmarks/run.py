@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from benchmarks import (
+    allocation_additivity,
     data_free,
     data_free_costs,
     data_free_sensitivity,
@@ -48,6 +49,8 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return zoo.QUICK if quick else zoo.models()
     if section == data_free.SECTION:
         return data_free.QUICK if quick else data_free_subjects.subjects()
+    if section == allocation_additivity.SECTION:
+        return allocation_additivity.selected(quick)
     if section == "data-free-sensitivity":
         return data_free_sensitivity.MODELS[: 1 if quick else None]
     if section == "data-free-cost":
@@ -83,6 +86,8 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
             for source, seeds in record["runs"].items()
             for seed, found in seeds.items()
         ]
+    if "additivity" in record:
+        return [f"{name:24} {allocation_additivity.brief(record)}"]
     if "forms" in record:
         return [f"{name:24} {integer_speed.brief(record)}"]
     if "rows" in record:
@@ -145,6 +150,7 @@ def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tabl
         "data-free-text": measure_text_without_data,
         "data-free-sensitivity": data_free_sensitivity.measure,
         "data-free-cost": data_free_costs.measure,
+        allocation_additivity.SECTION: allocation_additivity.measure,
         **{name: section.measure for name, section in {**int4.SECTIONS, **integer.sections(draws)}.items()},
     }
     unknown = [section for section in sections if section not in measures and section not in GROUPS]
