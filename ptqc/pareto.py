@@ -10,9 +10,10 @@ import onnx
 import onnx_ir as ir
 
 from ptqc.allocate.from_table import Likeness, same_bits
+from ptqc.allocate.metrics import NOISE
 from ptqc.allocate.place import place
 from ptqc.compile import canonicalise, restrictions_of
-from ptqc.core.cost import CostTable
+from ptqc.core.cost import SENSITIVITY_METRIC, CostTable
 from ptqc.core.errors import OptionError
 from ptqc.core.limits import Limit, Resource, distinct, parse_limit
 from ptqc.core.options import QuantizeOptions
@@ -57,7 +58,7 @@ def pareto(
         against: ``size``, ``latency`` or ``bops``.
         points: at most so many are kept, 2 or more.
         measure: of how many points to measure the loss, and of those beside plans with one width; None: 8, or none with
-            a table that was given.
+            a table that was given or metrics of one's own choice.
         limits: that all points keep beside: ``{"latency": "3ms"}``.
         options: as for ``quantize``.
         progress: called with (stage, steps done, steps in all).
@@ -65,7 +66,7 @@ def pareto(
     Raises PtqcError kinds as ``quantize`` does; GateFailed where no choices meet the limits.
     """
     options, shown = options or QuantizeOptions(), progress or (lambda stage, done, total: None)
-    count = (MEASURED if options.table is None else 0) if measure is None else measure
+    count = (MEASURED if options.table is None and not options.sensitivity else 0) if measure is None else measure
     _check(model, against, points, count, options)
     kept = _limits(limits or {})
     if model is None:
@@ -117,6 +118,12 @@ def _from_samples(
     job, given = compiler.job, compiler.choices
     alike: tuple[Likeness, ...] = compiler.alike
     found = predicted_front(compiler.table, against, points=points, allowed=given, alike=alike, limits=limits)
+    if count and found.metric != SENSITIVITY_METRIC:
+        raise OptionError(
+            "points of this table cannot be measured",
+            why=f"its sensitivities are {found.metric}, what is measured is {SENSITIVITY_METRIC}",
+            fix="leave out --measure",
+        )
     if compiler.measured is not None:
         found = replace(found, additivity=compiler.measured.additivity)
     if count:
@@ -136,6 +143,9 @@ def _check(model: object, against: str, points: int, count: int, options: Quanti
         raise OptionError(
             "a front has 2 points or more, and 0 or more are measured", fix="give --points 50 --measure 8"
         )
+    if count and any(text != NOISE for text in options.sensitivity):
+        why, fix = "a whole network is measured by its noise", "give --measure 0, or leave out the metrics"
+        raise OptionError("--measure contradicts --sensitivity", why=why, fix=fix)
     if model is None and (options.table is None or count):
         what = "nothing can be measured" if options.table is not None else "there is nothing to make a front of"
         raise OptionError(f"{what} without a model", fix="name a MODEL, or give --table table.json alone")

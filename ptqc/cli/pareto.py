@@ -35,7 +35,10 @@ SHOWN = 20
 )
 @click.option("--points", type=click.IntRange(min=2), default=50, metavar="N", help="Keep at most so many points.")
 @click.option(
-    "--measure", type=click.IntRange(min=0), metavar="N", help="Measure so many points; default: 8, none with --table."
+    "--measure",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Measure so many points; default: 8, none with --table or --sensitivity.",
 )
 @click.option(
     "--max",

@@ -23,7 +23,7 @@ from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress, Steps
 from ptqc.core.types import NodeChoice, Precision, WeightFormat
 from ptqc.mixed.table import SAMPLES, VARIANT_SAMPLES
-from ptqc.report.front import Front, FrontPoint, UniformPoint, best_within, non_dominated, priced, spread, thinned
+from ptqc.report.front import Front, FrontPoint, UniformPoint, best_within, spread, thinned
 
 UNIFORM_BITS = (8, 6, 4)
 EVERYTHING = "everything"  # the limit without effect, which makes the program count a resource
@@ -56,17 +56,26 @@ def predicted_front(
         raise OptionError(f"there is no front of {resource}", fix="use size, latency or bops")
     rows = candidates(table, allowed)
     program, counted = _programs(table, rows, resource, alike, limits)
-    found = [_point(counted, rows, solution.chosen) for solution in front(program, resource)]
-    best = priced(non_dominated(found))
-    if not best:
-        raise OptionError("the cost table has no node to choose for", fix="make it with ptqc sensitivity MODEL")
+    found = front(program, resource)
+    every = [
+        FrontPoint(
+            amount,
+            max(solution.loss, 0.0),
+            price,
+            None,
+            _mean_bits(rows, solution.chosen),
+            _names(rows, solution.chosen),
+        )
+        for amount, solution, price in zip(found.amounts, found.solutions, (*found.prices[:-1], None), strict=True)
+    ]
     uniform = tuple(_uniform(counted, rows))
     return Front(
         graph_hash=table.graph_hash,
         resource=resource,
         metric=metric_of(table),
-        points=thinned(best, points, [point.used for point in uniform]),
-        plans=len(best),
+        points=thinned(every, points, [point.used for point in uniform]),
+        plans=len(every),
+        complete=found.complete,
         uniform=uniform,
         float_used=_float_use(table, rows, resource),
         limits=tuple(f"{limit.resource} {limit.text}" for limit in limits),
@@ -138,13 +147,8 @@ def _programs(
     everything = Limit(resource, math.inf, relative=False, text=EVERYTHING)
     whole = make_program(table, rows, (*limits, everything), alike)
     counted = whole.bounds[len(limits)]
-    kept = tuple(bound for bound in whole.bounds if not math.isinf(bound.most))
+    kept = tuple(bound for bound in whole.bounds if bound is counted or not math.isinf(bound.most))
     return replace(whole, bounds=kept), replace(whole, bounds=(counted,))
-
-
-def _point(counted: Program, rows: Candidates, chosen: Mapping[str, int]) -> FrontPoint:
-    used, loss = _figures(counted, chosen)
-    return FrontPoint(used, loss, mean_bits=_mean_bits(rows, chosen), choices=_names(rows, chosen))
 
 
 def _figures(counted: Program, chosen: Mapping[str, int]) -> tuple[float, float]:

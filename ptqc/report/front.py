@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,7 +55,7 @@ class Front:
         resource: ``size`` (bytes), ``latency`` (microseconds) or ``bops`` (bit operations for one sample).
         metric: of losses.
         points: by ascending use; losses descend.
-        plans: on the whole front, of which ``points`` are some.
+        plans: that were found on the front, of which ``points`` are some; ``complete``: there are no others.
         uniform: by descending bits.
         float_used: by the float model; None where it is not known.
         limits: that all points keep beside.
@@ -69,6 +69,7 @@ class Front:
     metric: str
     points: tuple[FrontPoint, ...]
     plans: int
+    complete: bool = True
     uniform: tuple[UniformPoint, ...] = ()
     float_used: float | None = None
     limits: tuple[str, ...] = ()
@@ -118,34 +119,6 @@ class Front:
     def load(cls, path: Path) -> Self:
         """Reads a front file. Raises OptionError where it is missing, too large or no front."""
         return cls.from_json(load_json(path, "front", "make it with ptqc pareto MODEL -o front.json"))
-
-
-def non_dominated(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
-    """The points that no other beats, by ascending use and strictly descending loss."""
-    kept: list[FrontPoint] = []
-    for point in sorted(points, key=lambda point: (point.used, point.loss)):
-        if not kept or point.loss < kept[-1].loss:
-            kept.append(point)
-    return tuple(kept)
-
-
-def priced(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
-    """``points`` of a front, by ascending use, with the price of one more unit at each.
-
-    The price is the slope of the lower convex hull of what follows: plans that lie above it are skipped.
-    """
-    found, hull = [], list[FrontPoint]()
-    for point in reversed(points):
-        while len(hull) > 1 and _slope(point, hull[-1]) <= _slope(point, hull[-2]):
-            hull.pop()
-        found.append(replace(point, price=_slope(point, hull[-1]) if hull else None))
-        hull.append(point)
-    return tuple(reversed(found))
-
-
-def _slope(point: FrontPoint, later: FrontPoint) -> float:
-    """Loss saved for each unit between two points."""
-    return (point.loss - later.loss) / (later.used - point.used)
 
 
 def thinned(points: Sequence[FrontPoint], count: int, beside: Sequence[float] = ()) -> tuple[FrontPoint, ...]:

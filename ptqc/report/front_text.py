@@ -147,7 +147,8 @@ def uniform_sentences(front: Front) -> list[str]:
 
 def notes(front: Front) -> list[str]:
     """What a reader of the figures should know."""
-    found = [f"{front.plans} plans on the front, {len(front.points)} of them kept"]
+    whole = "plans on the front" if front.complete else "plans of the front were sought, others lie between them"
+    found = [f"{front.plans} {whole}; {len(front.points)} are shown"]
     if front.limits:
         found.append(f"all within {', '.join(printable(limit) for limit in front.limits)}")
     if front.predicted_on:
