@@ -7,6 +7,7 @@ from ptqc.allocate.program import Program, Solution
 from ptqc.core.cost import Cost
 
 LEAST_DB = 0.005  # less is said to be nothing
+MOST_PER_CENT = 2.0  # times the loss: more is not told in per cent
 
 
 def node_reasons(
@@ -72,7 +73,9 @@ def _change(before: float, after: float, *, decibels: bool) -> str:
     if decibels:
         lost = math.inf if before <= 0 < after else 10 * math.log10(after / before) if after > 0 < before else 0.0
         return "all of its SQNR" if lost == math.inf else f"{lost:.2f} dB" if abs(lost) >= LEAST_DB else "nothing"
-    return f"{(after - before) / before:.1%} of the loss" if before > 0 else f"a loss of {after:.2g}"
+    if before <= 0 or after > MOST_PER_CENT * before:
+        return f"{after / before:.3g} times the loss" if before > 0 else f"a loss of {after:.2g}"
+    return f"{(after - before) / before:.1%} of the loss"
 
 
 def _next_smaller(rows: Sequence[Cost], losses: Sequence[float], index: int) -> int | None:

@@ -217,7 +217,7 @@ def command(model: Path, target: str, console: Console, **options: Any) -> None:
     from ptqc.targets.registry import find_target
 
     gates = Gates.checked(**{name: options.pop(name) for name in GATES})
-    limits = _limits(gates, target)
+    limits = {} if options["allocation"] is not None else _limits(gates, target)
     output, report_path, force, keep = (options.pop(name) for name in ("output", "report", "force", "keep_failed"))
     data = options.pop("data")
     if options["no_measure"] and gates.min_speedup is not None:

@@ -50,13 +50,14 @@ class Limit:
     text: str
 
 
-def parse_limit(resource: str, text: str, option: str) -> Limit:
+def parse_limit(resource: str, text: str, option: str, *, as_gate: bool = False) -> Limit:
     """A limit as the user wrote it.
 
     Args:
         resource: ``size`` (``2MB``, ``900KiB``, ``1500000``, ``60%``; ``4.5bits`` becomes a limit of ``bits``),
             ``latency`` (``3ms``, ``800us``, ``0.01s``, ``40%``), ``bops`` (``50%``, ``1.2G``) or ``bits`` (``4.5``).
         option: that it was given to, for messages: ``--max-size``.
+        as_gate: a result is judged by it, which may be larger than the float model.
 
     Raises OptionError for another resource, for text that cannot be read, and for limits that limit nothing or
     everything.
@@ -65,8 +66,12 @@ def parse_limit(resource: str, text: str, option: str) -> Limit:
         raise OptionError(f"{option} does not know {quoted(resource)}", fix=nearest(resource, get_args(Resource)))
     given = text.strip()
     if resource == "size" and given.endswith("bits"):
-        return _parsed("bits", given, option)
-    return _parsed(resource, given, option)
+        resource = "bits"
+    limit = _parsed(resource, given, option)
+    if limit.relative and limit.amount > 1 and not as_gate:
+        why = f"100% is {OF_WHAT[resource]}"
+        raise OptionError(f"{option} {quoted(given)} limits nothing", why=why, fix="give at most 100%, or leave it out")
+    return limit
 
 
 def parse_limits(texts: Sequence[str], option: str = "--max") -> tuple[Limit, ...]:
@@ -135,9 +140,6 @@ def _parsed(resource: Resource | str, text: str, option: str) -> Limit:
         raise OptionError(f"{named} leaves nothing", why="a limit is more than 0", fix=f"write {EXAMPLES[resource]}")
     if not math.isfinite(number):
         raise OptionError(f"{named} is too large a number", fix=f"write {EXAMPLES[resource]}, or leave it out")
-    if unit == "%" and number > 100:
-        what = OF_WHAT[resource]
-        raise OptionError(f"{named} limits nothing", why=f"100% is {what}", fix="give at most 100%, or leave it out")
     found: Resource = resource  # type: ignore[assignment]  # a key of UNITS
     if unit == "%":
         return Limit(found, number / 100, True, text)

@@ -55,7 +55,7 @@ class Gates:
                 parse(text)
         for name, limit in (("size", max_size), ("latency", max_latency), ("bops", max_bops)):
             if limit is not None:
-                parse_limit(name, limit, f"--max-{name}")
+                parse_limit(name, limit, f"--max-{name}", as_gate=True)
         if min_confidence is not None and min_confidence not in LEAST_GRADES:
             raise OptionError(
                 f"--min-confidence {quoted(min_confidence)} is no grade", fix=f"give one of {', '.join(LEAST_GRADES)}"
@@ -82,7 +82,7 @@ class Gates:
         if self.max_latency is not None:
             yield _latency_result(self.max_latency, report)
         if self.max_bops is not None:
-            yield _allocated_result("max-bops", parse_limit("bops", self.max_bops, "--max-bops"), report)
+            yield _allocated_result("max-bops", parse_limit("bops", self.max_bops, "--max-bops", as_gate=True), report)
         if self.min_speedup is not None:
             if report.latency is None:
                 raise _unmeasured("--min-speedup", "the speed was not measured", "leave out --no-measure")
@@ -134,7 +134,7 @@ def _drop_result(limit: str, report: Report) -> GateResult:
 
 
 def _size_result(text: str, report: Report) -> GateResult:
-    limit = parse_limit("size", text, "--max-size")
+    limit = parse_limit("size", text, "--max-size", as_gate=True)
     if limit.resource == "bits":
         return _allocated_result("max-size", limit, report)
     if report.output is None:
@@ -145,7 +145,7 @@ def _size_result(text: str, report: Report) -> GateResult:
 
 
 def _latency_result(text: str, report: Report) -> GateResult:
-    limit, latency = parse_limit("latency", text, "--max-latency"), report.latency
+    limit, latency = parse_limit("latency", text, "--max-latency", as_gate=True), report.latency
     if latency is None:
         raise _unmeasured("--max-latency", "the latency was not measured", "leave out --no-measure")
     most = limit.amount * latency.float_ms if limit.relative else limit.amount / 1000
