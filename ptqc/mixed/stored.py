@@ -21,7 +21,7 @@ from ptqc.targets.target import Target
 
 FLOAT_BITS = 32
 REFERENCE_BITS = 8  # of both factors, of what limits on bit operations in per cent refer to
-MOST_TRIALS = 10  # files with nodes in float
+MOST_TRIALS = 24  # files with nodes in float
 
 Choices = Mapping[str, Sequence[NodeChoice]]
 
@@ -79,22 +79,24 @@ def stored_costs(
     Raises ModelError where an integer-only graph has no admissible scales.
     """
     ways = _Ways(canonical, target, choices, options, restrictions or Restrictions())
-    counted, rest = _by_storage(ways, plan)
     owned = _owned(canonical, choices)
+    counted, rest = _by_storage(ways, frozenset(owned.values()), plan)
     stored: dict[str, dict[NodeChoice, int]] = {}
     for node, found in choices.items():
         base = ways.base[node]
         sizes = counted.get(owned.get(node, ""), {})
-        stored[node] = {}
-        for choice in found:
-            size = sizes.get(choice.storage or base.storage, 0)
-            stored[node][choice] = max(0, size + ways.beyond(node, choice))
+        own = {choice: sizes.get(choice.storage or base.storage, 0) + ways.beyond(node, choice) for choice in found}
+        saved = min(0, *own.values())  # in float, where its conversions take more than its weights: integers have them
+        stored[node] = {choice: size - saved for choice, size in own.items()}
+        rest += saved
     macs = {cost.name: cost.macs for cost in node_costs(canonical)}
     return StoredCosts(rest, stored, _weights(canonical, choices, owned), {node: macs[node] for node in choices})
 
 
-def _by_storage(ways: "_Ways", plan: QuantPlan | None) -> tuple[dict[str, dict[WeightFormat | None, int]], int]:
-    """Name of weights -> storage -> bytes, and the bytes of the file beside them."""
+def _by_storage(
+    ways: "_Ways", names: frozenset[str], plan: QuantPlan | None
+) -> tuple[dict[str, dict[WeightFormat | None, int]], int]:
+    """Each of these ``names`` of weights -> storage -> bytes, and the bytes of the file beside them."""
     made_up = MadeUp.of(
         ways.canonical, ways.target, ways.options, replace(ways.restrictions, allocated=ways.base), plan
     )
@@ -106,7 +108,7 @@ def _by_storage(ways: "_Ways", plan: QuantPlan | None) -> tuple[dict[str, dict[W
             continue
         having = [node for node, given in ways.choices.items() if any(one.storage == storage for one in given)]
         file = _apart(made_up, dict.fromkeys(having, storage))
-        sizes = _counted(file)
+        sizes = {name: size for name, size in _counted(file).items() if name in names}
         for name, size in sizes.items():
             found.setdefault(name, {})[storage] = size
         rest = max(rest, file.total - sum(sizes.values()))

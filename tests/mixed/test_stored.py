@@ -205,3 +205,22 @@ def test_every_byte_of_a_file_is_found() -> None:
     lowered, weights = MadeUp.of(model, find_target("mixed"), OPTIONS, Restrictions()).stored({})
     size = len(serialize(lowered))
     assert file_bytes(lowered, weights, {}).total == size
+
+
+def test_what_is_no_choice_belongs_to_the_rest() -> None:
+    model = network(
+        """g (float[B, 4, 6, 6] x, float[4, 4, 1, 1] w1, float[4, 8, 3, 3] w2, float[4, 8, 1, 1] w3)
+                => (float[B, 4, 8, 8] y) {
+            a = Conv (x, w1)
+            r = Relu (a)
+            t = ConvTranspose (r, w2)
+            y = Conv (t, w3)
+        }"""
+    )
+    found = choices_of(model, "mixed", with_float=True)  # in float these weights are smaller than their conversions
+    costs = stored_costs(model, find_target("mixed"), found, OPTIONS)
+    assert list(costs.bytes) == [model.graph[0].name, model.graph[3].name]
+    assert all(size >= 0 for given in costs.bytes.values() for size in given.values())
+    for one in (KEPT_FLOAT, NodeChoice(Precision(4, 8), WeightFormat(4))):
+        chosen = {**{node: given[0] for node, given in found.items()}, next(iter(found)): one}
+        assert abs(costs.predicted(chosen) - written(model, "mixed", chosen)) < 40
