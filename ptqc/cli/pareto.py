@@ -20,7 +20,7 @@ from ptqc.cli.options import (
 if TYPE_CHECKING:
     from ptqc.report.front import Front
 
-SHOWN = 20
+SHOWN = 16  # points, and those that were measured; all with -v
 
 
 @click.command("pareto")

@@ -28,7 +28,7 @@ class Unit:
 
 UNITS = {
     "size": Unit("size of the file, kB", 1e3, 1e3, "kB"),
-    "latency": Unit("latency, ms", 1e3, 10.0, "10 us"),
+    "latency": Unit("latency, ms", 1e3, 1.0, "us"),
     "bops": Unit("bit operations for one sample, millions", 1e6, 1e6, "million bit operations"),
 }
 
@@ -79,9 +79,10 @@ def headings(front: Front) -> tuple[str, ...]:
 
 
 def front_rows(front: Front, limit: int | None = None) -> list[tuple[str, ...]]:
-    """Cells under :func:`headings`, by ascending use: at most ``limit`` points of the front."""
+    """Cells under :func:`headings`, by ascending use: about ``limit`` points of the front, and the measured ones."""
     points = front.points
-    shown = range(len(points)) if limit is None else spread(points, limit)
+    measured = [index for index, point in enumerate(points) if point.measured is not None]
+    shown = range(len(points)) if limit is None else sorted({*spread(points, limit), *measured})
     return [
         (
             used_text(front.resource, point.used),

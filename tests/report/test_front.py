@@ -86,7 +86,8 @@ def test_the_next_kilobyte_in_decibels():
 def test_rows_and_comparison_with_one_width():
     assert headings(FRONT)[:3] == ("size", "of float", "bits")
     assert front_rows(FRONT)[1] == ("150.00 kB", "16.7%", "4.00", "20.00", "16.99", "0.0391 dB")
-    assert len(front_rows(FRONT, 2)) == 2
+    assert front_rows(FRONT, 2) == front_rows(FRONT)  # both ends, and what is measured
+    assert len(front_rows(replace(FRONT, points=tuple(replace(point, measured=None) for point in POINTS)), 2)) == 2
     assert uniform_rows(FRONT)[1] == ("160.00 kB", "17.8%", "4", "15.23", "13.98", "")
     assert uniform_sentences(FRONT) == [
         "against 8 bits throughout (250.00 kB): +0.00 dB predicted",
@@ -101,7 +102,7 @@ def test_other_resources_and_metrics():
     front = replace(FRONT, resource="latency", metric="kl", float_used=None)
     assert headings(front)[3] == "predicted kl"
     assert front_rows(front)[1][:5] == ("150.000 ms", "", "4.00", "0.01", "0.02")
-    assert price_sentences(front)[1] == "at 150.000 ms the next 10 us saves a loss of 9e-07"
+    assert price_sentences(front)[1] == "at 150.000 ms the next us saves a loss of 9e-08"
     assert "+0 of loss" in uniform_sentences(front)[0]
     assert "bit operations" in headings(replace(FRONT, resource="bops"))[0]
     assert "loss (kl)" in front_svg(front)
