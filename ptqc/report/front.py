@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from ptqc.core.allocation import Additivity
 from ptqc.core.errors import OptionError, quoted
-from ptqc.core.plain import from_plain, load_json, to_plain
+from ptqc.core.plain import from_plain, to_plain
 
 FRONT_VERSION = 1
 RESOURCES = ("size", "latency", "bops")
@@ -114,11 +113,6 @@ class Front:
             return cls.from_json(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise OptionError("this is no front", why="it is no JSON text") from error
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads a front file. Raises OptionError where it is missing, too large or no front."""
-        return cls.from_json(load_json(path, "front", "make it with ptqc pareto MODEL -o front.json"))
 
 
 def thinned(points: Sequence[FrontPoint], count: int, beside: Sequence[float] = ()) -> tuple[FrontPoint, ...]:
