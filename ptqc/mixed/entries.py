@@ -58,10 +58,7 @@ def _owners(
     graph: ir.Graph, weights: Mapping[int, str], float_readers: Mapping[str, str]
 ) -> dict[Entry, tuple[str, ...]]:
     """Constants, and nodes that compute with them alone -> the weights that they serve, and _REST for anything else."""
-    of_constants = {node: None for node in graph if _computes_constant(node)}
-    for node in list(graph):
-        if node not in of_constants and _has_constant_inputs(node, of_constants):
-            of_constants[node] = None
+    of_constants = constant_nodes(graph)
     heads = dict(_heads(graph, weights, of_constants))
     found: dict[Entry, dict[str, None]] = {}
     for node in graph:
@@ -71,6 +68,15 @@ def _owners(
         for entry in _behind([*node.inputs, *_read_inside(node)], of_constants):
             found.setdefault(entry, {})[owner] = None
     return {entry: tuple(names) for entry, names in found.items()}
+
+
+def constant_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
+    """The nodes of a graph that compute with constants alone; ``graph`` is in topological order."""
+    found: dict[ir.Node, None] = {}
+    for node in graph:
+        if _computes_constant(node) or _has_constant_inputs(node, found):
+            found[node] = None
+    return found
 
 
 def _computes_constant(node: ir.Node) -> bool:
