@@ -55,7 +55,7 @@ class KeepProductsFloat:
 
 def _input_of_float_product(node: ir.Node) -> ir.Node | None:
     """The DequantizeLinear with one scale that a product with constant float weights reads."""
-    if not any(is_op(node, operator) for operator in PRODUCTS) or node.attributes.get_int("transA", 0):
+    if not any(is_op(node, operator) for operator in PRODUCTS) or node.attributes.get_int("transA", 0) != 0:
         return None
     weight, value = constant_array(node.inputs[1]), node.inputs[0]
     producer = None if value is None else value.producer()

@@ -17,7 +17,7 @@ from ptqc.execute.profile import Profile
 from ptqc.execute.reasons import is_integer_kernel
 from ptqc.graph.linear import linear_parts
 
-MOST_NEIGHBOURS = 4  # in either direction of one tensor: what is farther away decides little of what happens at it
+MOST_NEIGHBOURS = 6  # in either direction of one tensor: what is farther away decides little of what happens at it
 # What lowering and the runtime append to the name of a tensor, a node or a weight.
 _ENDINGS = re.compile(
     r"(_quantized|_dequantized|_unclipped|_unquantized|_QuantizeLinear|_DequantizeLinear|_nchwc|/duplicated|_q|_dq"
@@ -60,7 +60,7 @@ class Neighbourhood:
             inputs={name: found.data.name or "" for name, found in parts.items() if found},
             outputs={name: found.node.outputs[0].name or "" for name, found in parts.items() if found},
             weights={found.weight.name or "": name for name, found in parts.items() if found},
-            above={value.name or "": _nearest(value, frozenset(layers), forward=False) for value in tensors if value},
+            above={value.name or "": _above(value, frozenset(layers)) for value in tensors if value},
             below={value.name or "": _nearest(value, frozenset(layers), forward=True) for value in tensors if value},
         )
 
@@ -75,6 +75,13 @@ class Neighbourhood:
         beside = [(one, other) for index, one in enumerate(above) for other in above[index + 1 :]]
         pairs = dict.fromkeys(pair for pair in (*across, *beside) if pair[0] != pair[1])
         return tuple(dict.fromkeys((*above, *below))), tuple(pairs)
+
+
+def _above(value: ir.Value, layers: frozenset[str]) -> tuple[str, ...]:
+    """The layers before a tensor, then those before what it meets: one of them in float puts an Add into float."""
+    met = [use.node.outputs[0] for use in value.uses() if (use.node.name or "") not in layers and use.node.outputs]
+    found = [_nearest(one, layers, forward=False) for one in (value, *met)]
+    return tuple(dict.fromkeys(name for names in found for name in names))[:MOST_NEIGHBOURS]
 
 
 def _nearest(value: ir.Value, layers: frozenset[str], forward: bool) -> tuple[str, ...]:
