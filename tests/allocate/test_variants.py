@@ -83,6 +83,14 @@ def test_the_error_is_that_of_the_node_in_the_float_network(node):
     assert variants.layers[node][STORAGES[0]].error is None  # there is nothing to judge by
 
 
+def test_blocks_with_zero_points():
+    model, source = network(BODY), source_of(network(BODY))
+    storages = (WeightFormat(2, block=4), WeightFormat(4, block=4, zero_points=True))
+    layers = round_variants(model, {"head": storages}, source).layers["head"]
+    assert layers[storages[1]].params.block == 4 and layers[storages[1]].params.zero_point.any()
+    assert layers[storages[1]].error < layers[storages[0]].error
+
+
 def test_a_bias_that_must_stay():
     model, source = network(BODY), source_of(network(BODY))
     variants = round_variants(model, {"first": STORAGES[:1]}, source, fixed_bias=("first",))
