@@ -92,7 +92,7 @@ class _Model:
         self.free = (self.counts > 1)[problem.owner]
         self.program = pulp.LpProblem("allocation", pulp.LpMinimize)
         self.variables: dict[int, Any] = {
-            int(option): pulp.LpVariable(f"x{option:07d}", 0, 1, "Binary" if integer else "Continuous")
+            int(option): self.program.add_variable(f"x{option:07d}", 0, 1, "Binary" if integer else "Continuous")
             for option in np.flatnonzero(self.free)
         }
         self.base = problem.starts  # one option of each item, from which the others differ
@@ -106,7 +106,7 @@ class _Model:
                 self.offset += extra[1]
         self.scale = LARGEST / (max((abs(value) for _, value in terms), default=0.0) or 1.0)
         if relative:  # the gap is one of the whole loss
-            terms.append((pulp.LpVariable("constant", 1, 1), self.offset))
+            terms.append((self.program.add_variable("constant", 1, 1), self.offset))
             self.offset = 0.0
         self.program += self._sum((variable, value * self.scale) for variable, value in terms)
         self._choose_one()
@@ -149,7 +149,6 @@ class _Model:
         A product of two indicators becomes a variable z between 0 and 1 with sum_q z_pq = x_p and sum_p z_pq = y_q,
         of which the hull is exact for two items. Options that all combinations treat alike share their variables.
         """
-        import pulp
 
         found: list[tuple[list[tuple[Any, float]], float]] = []
         for number, pair in enumerate(self.problem.pairs):
@@ -160,7 +159,7 @@ class _Model:
                 found.append(([], low))
                 continue
             names = [[f"z{number}_{p}_{q}" for q in range(table.shape[1])] for p in range(table.shape[0])]
-            z = [[pulp.LpVariable(name, 0, 1) for name in line] for line in names]
+            z = [[self.program.add_variable(name, 0, 1) for name in line] for line in names]
             for p, line in enumerate(z):
                 self._marginal(line, pair.first[row_of.reshape(-1) == p])
             for q in range(table.shape[1]):
@@ -194,7 +193,7 @@ class _Model:
             name = f"bound{row}"
             if terms:
                 self.program += constraint, name
-                self.rows.append((row, self.program.constraints[name], scale))
+                self.rows.append((row, constraint, scale))
             elif left < 0:
                 self.program += self._sum([]) >= 1, name
 
