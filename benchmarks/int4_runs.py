@@ -166,8 +166,11 @@ class Network:
         if "refused" in result or "failed" in result:
             return result
         got = outputs_of(path, calls(self.subject, self.feeds), self.subject.batch == "stacked")
-        given = {"method": None, "samples": len(next(iter(self._chosen(draw).values())))}  # where the tool does not say
-        found = {**given, **result, **self._scored(got)}
+        given = {
+            "method": None,
+            "samples": len(next(iter(self.calibration(draw).values()))),
+        }  # where the tool does not say
+        found = {**given, **result, **self.scored(got)}
         found |= {"bytes": path.stat().st_size, "weight_bytes": weight_bytes(path)}
         return found | (self._latency(path) if variant.timed and draw == 0 else {})
 
@@ -193,16 +196,17 @@ class Network:
             variant.tool, str(self.subject.path), data, str(output), options, stacked=stacked, target=variant.target
         )
 
-    def _chosen(self, draw: int) -> Mapping[str, Array]:
+    def calibration(self, draw: int) -> Mapping[str, Array]:
         """A random choice of the calibration images."""
         chosen = real_samples(self.subject, draw)
         return {name: array[:QUICK_CALIBRATION] for name, array in chosen.items()} if self.quick else chosen
 
     def _draw(self, draw: int) -> Path:
         path = self.folder / f"draw{draw}.npz"
-        return path if path.exists() else save_samples(path, self._chosen(draw))
+        return path if path.exists() else save_samples(path, self.calibration(draw))
 
-    def _scored(self, got: Mapping[str, Array]) -> dict[str, Any]:
+    def scored(self, got: Mapping[str, Array]) -> dict[str, Any]:
+        """Figures of outputs on ``feeds``."""
         found = figures(got, self.expected, self.labels)
         return {
             **agreement(got, self.expected),
