@@ -118,12 +118,13 @@ def quantize(
         feeds = next(iter(source.batches(1))).feeds
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
-    allocation = None
+    allocation, front = None, None
     if description.weight_choices:
         file = loaded.size, loaded.sha256
         job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, *file)
         mixed = compile_mixed(job, goals, judged)
-        compiled, allocation = mixed.compiled, allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds)
+        compiled, front = mixed.compiled, mixed.front
+        allocation = allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds)
     else:
         compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
         compiled = with_packed_products(compiled, description, options, source, shown)
@@ -145,6 +146,7 @@ def quantize(
         notes=found.notes,
         rounding=compiled.rounding,
         allocation=allocation,
+        front=front,
     )
     report = measure(run, shown)
     model_out = without_doors(compiled.model) if options.io == "integer" else compiled.model

@@ -232,7 +232,7 @@ def allocate(
     program = make_program(table, rows, limits, alike, shares)
     solution = solve(program)
     chosen = {name: rows[name][index] for name, index in solution.chosen.items()}
-    decibels = table.measured_on is None or table.measured_on.metric == SENSITIVITY_METRIC
+    decibels = table.measured_on is not None and table.measured_on.metric == SENSITIVITY_METRIC
     reasons = node_reasons(program, rows, solution, decibels=decibels and not table.groups)
     return Allocation(
         graph_hash=table.graph_hash,

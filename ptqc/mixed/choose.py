@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from ptqc.allocate.from_table import Likeness, allocate, same_bits
+from ptqc.allocate.from_table import Likeness, allocate, candidates, same_bits
 from ptqc.allocate.place import place
 from ptqc.allocate.restrict import Restrictions
 from ptqc.calibrate.source import Source
@@ -21,10 +21,12 @@ from ptqc.core.types import FLOAT, NodeChoice, WeightFormat
 from ptqc.execute.latency import measure_ratio
 from ptqc.graph.save import serialize
 from ptqc.mixed.files import read_table
+from ptqc.mixed.front import predicted_front
 from ptqc.mixed.table import MeasuredTable, TableJob, Wanted, measure_table, node_choices
 from ptqc.mixed.ties import graph_ties
 from ptqc.packed import with_packed_products
 from ptqc.report.allocation import AllocationRound
+from ptqc.report.front import Front
 from ptqc.rounding.layer import Rounding
 from ptqc.stamp import stamp
 from ptqc.targets.target import Target
@@ -33,6 +35,7 @@ DISAGREEMENT_DB = 1.0  # measured below predicted: then sensitivities are correc
 MOST_CORRECTION = 4.0  # of a sensitivity, either way
 MOST_FITS = 3  # attempts to get below a limit that a measurement found exceeded
 TRIAL_SECONDS = 1.0
+FRONT_POINTS = 40  # in the report
 EIGHT_BITS = 8  # of activations that ranges are found for before precisions are chosen
 
 
@@ -64,12 +67,14 @@ class Mixed:
         allocation: that ``compiled`` follows.
         table: that it was made from; None where the allocation was given.
         rounds: of allocating, rounding and measuring; the best one made the result.
+        front: of loss against size; None where the allocation was given, or sizes are not known.
     """
 
     compiled: Compiled
     allocation: Allocation
     table: CostTable | None
     rounds: tuple[AllocationRound, ...]
+    front: Front | None = None
 
 
 class MixedCompiler:
@@ -121,7 +126,14 @@ class MixedCompiler:
             again, more = self._round(corrected, limits)
             rounds = (*rounds, *more)
             best = max(best, again, key=lambda one: _fidelity(one.compiled))
-        return replace(best, rounds=rounds)
+        return replace(best, rounds=rounds, front=self._front())
+
+    def _front(self) -> Front | None:
+        """Of loss against size; None where the table does not know sizes."""
+        rows = candidates(self.table, self.choices)
+        if any(cost.bytes is None for costs in rows.values() for cost in costs):
+            return None
+        return predicted_front(self.table, "size", points=FRONT_POINTS, allowed=self.choices, alike=self.alike)
 
     def _round(self, table: CostTable, limits: Sequence[Limit]) -> tuple[Mixed, tuple[AllocationRound, ...]]:
         """Allocates, rounds and measures; again with tighter limits where a measurement exceeds one."""

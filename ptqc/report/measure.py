@@ -28,6 +28,7 @@ from ptqc.report.allocation import AllocationInfo
 from ptqc.report.compare import compare
 from ptqc.report.confidence import measure_confidence
 from ptqc.report.evaluate import evaluate
+from ptqc.report.front import Front
 from ptqc.report.report import (
     Confidence,
     DataInfo,
@@ -74,7 +75,7 @@ class Run:
         notes: on the calibration data.
         seconds: of the stages so far; measuring adds its own.
         rounding: what it cost to round each node's weights, where a method knows.
-        allocation: how precisions were chosen, where they were.
+        allocation, front: how precisions were chosen, and what else there was to choose, where they were.
     """
 
     loaded: LoadedModel
@@ -92,6 +93,7 @@ class Run:
     seconds: Mapping[str, float]
     rounding: Rounding = field(default_factory=dict)
     allocation: AllocationInfo | None = None
+    front: Front | None = None
 
 
 def measure(run: Run, progress: Progress) -> Report:
@@ -121,6 +123,7 @@ def measure(run: Run, progress: Progress) -> Report:
         warnings=tuple(note for note in notes if note == ASSUMED or "assumed" in note),
         peak_memory_bytes=_peak_memory(),
         allocation=run.allocation,
+        front=run.front,
     )
     seconds = {**run.seconds, "measure": time.perf_counter() - start}
     return with_advice(replace(report, seconds=seconds))
