@@ -1,4 +1,4 @@
-"""Mixed precision beside int8, int4, uniform four bits and greedy orders at equal bytes, on draws of calibration images.
+"""Mixed precision beside int8, int4, uniform four bits and greedy orders at equal bytes, by draws of calibration data.
 
 Files are judged on all images. Orders are compared with the program's plan on fewer images and without making files: by
 the weights that the cost table was made with; of the best order and of one shuffled table a file is made too.

@@ -82,8 +82,16 @@ class Draw:
         loaded = import_model(network.subject.path)
         source = open_source(dict(network.calibration(number)), input_specs(loaded.model))
         canonicalise(loaded.model, target, options)
-        file = {"file_bytes": loaded.size, "file_sha256": loaded.sha256}
-        job = MixedJob(loaded.model, target, source, restrictions_of(options), options, _silent, **file)
+        job = MixedJob(
+            loaded.model,
+            target,
+            source,
+            restrictions_of(options),
+            options,
+            _silent,
+            file_bytes=loaded.size,
+            file_sha256=loaded.sha256,
+        )
         compiler = MixedCompiler(job, Wanted())
         rows = candidates(compiler.table, compiler.choices)
         return cls(network, loaded, compiler, source, rows, time.perf_counter() - start)
