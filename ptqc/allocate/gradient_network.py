@@ -83,7 +83,8 @@ class Objective:
         assert self.scores is not None
         values = found[self.scores.tensor]
         if self.scores.tensor != self.scores.output or self.scores.form == "logits":
-            return torch.log_softmax(values, self.scores.axis)
+            # torch's log_softmax waits for its threads at each of three derivatives, however few the scores are.
+            return values - torch.logsumexp(values, self.scores.axis, keepdim=True)
         return values if self.scores.form == "logarithms" else values.clamp_min(TINY).log()
 
     def _rows(self, logarithms: "Tensor") -> int:
