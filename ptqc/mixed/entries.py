@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from ptqc.graph.walk import subgraphs
+from ptqc.graph.walk import constant_array, subgraphs
 from ptqc.passes.base import CODES_OF
 
 _REST = ""
@@ -20,12 +20,27 @@ class FileBytes:
         total: of the file, with all constants inside.
         own: name of the weights -> bytes of constants, and of nodes that compute with constants alone, which are read
             for the sake of these weights: codes, codebooks, decoders, scales, zero points, biases.
-        shared: bytes of an entry that several weights use, and their names.
+        shared: what several weights use.
     """
 
     total: int
     own: Mapping[str, int]
-    shared: tuple[tuple[int, tuple[str, ...]], ...]
+    shared: "tuple[Shared, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A constant or a node that several weights use.
+
+    Attributes:
+        key: equal for equal constants of different files.
+        bytes: in the file.
+        weights: names of those that use it.
+    """
+
+    key: str
+    bytes: int
+    weights: tuple[str, ...]
 
 
 def file_bytes(model: ir.Model, weights: Mapping[int, str], float_readers: Mapping[str, str]) -> FileBytes:
@@ -37,6 +52,7 @@ def file_bytes(model: ir.Model, weights: Mapping[int, str], float_readers: Mappi
             of the decoder.
     """
     owners = _owners(model.graph, weights, float_readers)
+    keys = {entry: _key(entry) for entry, names in owners.items() if len(names) > 1}
     sizes, total = _sizes(model)
     own: dict[str, int] = {}
     shared = []
@@ -47,7 +63,7 @@ def file_bytes(model: ir.Model, weights: Mapping[int, str], float_readers: Mappi
         if len(names) == 1:
             own[names[0]] = own.get(names[0], 0) + size
         else:
-            shared.append((size, names))
+            shared.append(Shared(keys[entry], size, names))
     return FileBytes(total, own, tuple(shared))
 
 
@@ -140,6 +156,11 @@ def _behind(values: Iterable[ir.Value | None], of_constants: Mapping[ir.Node, No
         yield entry
         if isinstance(entry, ir.Node):
             waiting.extend(entry.inputs)
+
+
+def _key(entry: Entry) -> str:
+    array = constant_array(entry) if isinstance(entry, ir.Value) else None
+    return str(entry.name) if array is None else f"{array.dtype} {array.shape} {array.tobytes().hex()}"
 
 
 def _sizes(model: ir.Model) -> tuple[dict[Entry, int], int]:

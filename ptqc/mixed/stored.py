@@ -3,7 +3,7 @@
 The graph is lowered with made-up codes, once for each way to store weights, and taken apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from ptqc.targets.target import Target
 
 FLOAT_BITS = 32
 REFERENCE_BITS = 8  # of both factors, of what limits on bit operations in per cent refer to
+COMMON = 1 / 3  # of all weights share something: then it is in nearly every file
 MOST_TRIALS = 24  # files with nodes in float
 
 Choices = Mapping[str, Sequence[NodeChoice]]
@@ -67,7 +68,8 @@ def stored_costs(
 ) -> StoredCosts:
     """Bytes of every choice, such that their sum and the rest are those of the file that these choices will make.
 
-    What several nodes share in the file (shapes for their decoders) is divided among them. A node in float saves
+    What some nodes share in the file (shapes for their decoders) is divided among them; what many do is in the rest, so
+    that files are rather smaller than predicted. A node in float saves
     conversions of what it reads and writes where its neighbours are integer.
 
     Args:
@@ -100,19 +102,26 @@ def _by_storage(
     made_up = MadeUp.of(
         ways.canonical, ways.target, ways.options, replace(ways.restrictions, allocated=ways.base), plan
     )
+    files: dict[WeightFormat, FileBytes] = {}
+    for storage in dict.fromkeys(choice.storage for given in ways.choices.values() for choice in given):
+        if storage is not None:
+            having = [node for node, given in ways.choices.items() if any(one.storage == storage for one in given)]
+            files[storage] = _apart(made_up, dict.fromkeys(having, storage))
+    common = {
+        shared.key: shared.bytes
+        for file in files.values()
+        for shared in file.shared
+        if len(shared.weights) >= COMMON * len(names)
+    }
     found: dict[str, dict[WeightFormat | None, int]] = {}
     rest = 0
-    storages = dict.fromkeys(choice.storage for given in ways.choices.values() for choice in given)
-    for storage in storages:
-        if storage is None:
-            continue
-        having = [node for node, given in ways.choices.items() if any(one.storage == storage for one in given)]
-        file = _apart(made_up, dict.fromkeys(having, storage))
-        sizes = {name: size for name, size in _counted(file).items() if name in names}
+    for storage, file in files.items():
+        sizes = {name: size for name, size in _counted(file, common).items() if name in names}
         for name, size in sizes.items():
             found.setdefault(name, {})[storage] = size
-        rest = max(rest, file.total - sum(sizes.values()))
-    return found, rest
+        others = sum(shared.bytes for shared in file.shared)
+        rest = max(rest, file.total - others - sum(file.own.get(name, 0) for name in names))
+    return found, rest + sum(common.values())
 
 
 def _apart(made_up: MadeUp, formats: Mapping[str, WeightFormat]) -> FileBytes:
@@ -120,12 +129,13 @@ def _apart(made_up: MadeUp, formats: Mapping[str, WeightFormat]) -> FileBytes:
     return file_bytes(model, weights, made_up.float_readers())
 
 
-def _counted(file: FileBytes) -> dict[str, int]:
-    """Bytes by weights, with what several of them share divided evenly."""
+def _counted(file: FileBytes, common: Collection[str]) -> dict[str, int]:
+    """Bytes by weights. What some of them share is divided as if half of them were to use it."""
     found = dict(file.own)
-    for size, names in file.shared:
-        for name in names:
-            found[name] = found.get(name, 0) + -(-size // max(2, len(names) // 2))
+    for shared in file.shared:
+        if shared.key not in common:
+            for name in shared.weights:
+                found[name] = found.get(name, 0) + -(-2 * shared.bytes // (len(shared.weights) + 1))
     return found
 
 
@@ -184,7 +194,7 @@ class _Ways:
         Nodes that lie apart are tried together. What their own constants do not explain, the conversions, is divided
         evenly among them.
         """
-        own, owned = _counted(self._first), _owned(self.canonical, self.choices)
+        own, owned = _counted(self._first, ()), _owned(self.canonical, self.choices)
         sizes = _float_bytes(self.canonical, self.choices)
         free = [node for node, found in self.choices.items() if any(one.precision == FLOAT for one in found)]
         found = {}

@@ -27,6 +27,7 @@ from tests.conftest import REPOSITORY
 
 OPTIONS = QuantizeOptions(no_measure=True)
 TOLERANCE = 0.002
+DECODERS = 200  # bytes of what odd widths need, which is taken to be in every file
 MODELS = REPOSITORY / "models"
 
 
@@ -68,7 +69,7 @@ def assert_predicted(model: ir.Model, target: str, costs: StoredCosts, draws: in
             node: next(choice for choice in found if choice.precision.weight_bits == bits)
             for node, found in costs.bytes.items()
         }
-        assert abs(costs.predicted(assignment) - written(model, target, assignment)) < 40
+        assert 0 <= costs.predicted(assignment) - written(model, target, assignment) < DECODERS
 
 
 @pytest.mark.parametrize("target", ["mixed", "mixed-integer"])
@@ -145,7 +146,7 @@ def test_fewer_bits_of_activations_add_clips() -> None:
         chosen = {
             node: next(one for one in given if one.precision == Precision(4, bits)) for node, given in found.items()
         }
-        assert abs(costs.predicted(chosen) - written(model, "mixed", chosen)) < 40
+        assert -20 < costs.predicted(chosen) - written(model, "mixed", chosen) < DECODERS
     assert all(
         costs.bytes[node][NodeChoice(Precision(4, 4), WeightFormat(4))]
         > costs.bytes[node][NodeChoice(Precision(4, 8), WeightFormat(4))]
@@ -168,7 +169,7 @@ def test_weights_alone_in_blocks() -> None:
     first, second = given[nodes[0]], given[nodes[1]]
     for one, other in ((0, 1), (1, 2), (2, 0), (1, 1)):
         chosen = {nodes[0]: first[one], nodes[1]: second[other]}
-        assert abs(costs.predicted(chosen) - written(model, "mixed", chosen)) < 60
+        assert -20 < costs.predicted(chosen) - written(model, "mixed", chosen) < DECODERS
     assert costs.bytes[nodes[0]][first[1]] < costs.bytes[nodes[0]][first[2]]
 
 
@@ -223,4 +224,4 @@ def test_what_is_no_choice_belongs_to_the_rest() -> None:
     assert all(size >= 0 for given in costs.bytes.values() for size in given.values())
     for one in (KEPT_FLOAT, NodeChoice(Precision(4, 8), WeightFormat(4))):
         chosen = {**{node: given[0] for node, given in found.items()}, next(iter(found)): one}
-        assert abs(costs.predicted(chosen) - written(model, "mixed", chosen)) < 40
+        assert -20 < costs.predicted(chosen) - written(model, "mixed", chosen) < DECODERS
