@@ -37,13 +37,18 @@ def _row(name: str, plan: str, size: str, judged: str = FILE) -> Variant:
     return Variant(name, options, target=TARGET, draws=DRAWS)
 
 
+def joint_row(plan: str) -> str:
+    """Name of the row in which a plan is compared with all others."""
+    return f"{JOINT}: {plan}"
+
+
 MIXED_AT_INT4 = _row("mixed at the bytes of int4", PROGRAM, INT4.name)
 MIXED_AT_MIDDLE = _row("mixed midway to int8", PROGRAM, MIDDLE)
 UNIFORM_ROW = _row("uniform 4 bits", UNIFORM, "any")
 MIXED_AT_UNIFORM = _row("mixed at the bytes of uniform 4 bits", PROGRAM, UNIFORM_ROW.name)
 SHUFFLED_PLANS = tuple(f"{SHUFFLED} {seed}" for seed in range(SHUFFLES))
 JOINT_ROWS = tuple(
-    _row(f"{JOINT}: {plan}", plan, INT4.name, JOINT) for plan in (PROGRAM, *ORDERS, DECIBELS, *SHUFFLED_PLANS)
+    _row(joint_row(plan), plan, INT4.name, JOINT) for plan in (PROGRAM, *ORDERS, DECIBELS, *SHUFFLED_PLANS)
 )
 BEST_FILE = Variant(BEST, {**MIXED_AT_INT4.options, "plan": BEST}, target=TARGET)
 SHUFFLED_FILE = Variant("shuffled", {**MIXED_AT_INT4.options, "plan": SHUFFLED_PLANS[0]}, target=TARGET)
@@ -140,7 +145,7 @@ class Runner:
 
     def _best_order(self, draw: int) -> str:
         """The rival with the highest SQNR in the comparison of all."""
-        found = {plan: self._runs.get(f"{JOINT}: {plan}", {}).get(str(draw), {}) for plan in RIVALS}
+        found = {plan: self._runs.get(joint_row(plan), {}).get(str(draw), {}) for plan in RIVALS}
         levels = {plan: one["sqnr_db"] for plan, one in found.items() if one.get("sqnr_db") is not None}
         if not levels:
             raise DataError("no order was measured")
@@ -162,7 +167,7 @@ def judged(network: Network, got: Mapping[str, Array]) -> Figures:
     return {**network.scored(got), "correct": bits}
 
 
-def correct(found: Figures) -> Array:
+def correct(found: Mapping[str, Any]) -> Array:
     """Whether the top-1 is the label, bool [images]."""
     bits = np.frombuffer(base64.b64decode(found["correct"]), np.uint8)
     return np.unpackbits(bits, count=found["evaluated"]).astype(bool)
