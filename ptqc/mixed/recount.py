@@ -5,10 +5,12 @@ It looks at no plan, so that limits are checked against what is there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
 from ptqc.graph.costs import node_costs
+from ptqc.graph.load import import_model
 from ptqc.graph.save import serialize
 from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.graph.walk import STANDARD_DOMAINS, constant_array, constant_tensor
@@ -77,11 +79,20 @@ class Recount:
         return total
 
 
-def recount(model: ir.Model) -> Recount:
+def recount(source: Path | ir.Model) -> Recount:
     """Counts what is in a lowered or float model, without its bodies of control flow.
 
-    Raises OutputError for models too large for one file.
+    Args:
+        source: a file, whose bytes count together with those of its external data; or a model that has not been
+            written yet.
+
+    Raises ModelError for files that are no models, OutputError for models too large for one file.
     """
+    if isinstance(source, ir.Model):
+        model, size = source, len(serialize(source))
+    else:
+        loaded = import_model(source, allow_quantized=True)
+        model, size = loaded.model, loaded.size
     shapes = concrete_shapes(model)
     macs = {cost.name: cost.macs for cost in node_costs(model)}
     products, seen, of_constants = [], set[ir.Value](), constant_nodes(model.graph)
@@ -92,19 +103,19 @@ def recount(model: ir.Model) -> Recount:
         stored = _stored_bits(weight) if weight is not None and constant else None
         if weight is None or stored is None:
             continue
-        bits, source = stored
+        bits, codes = stored
         known = node.op_type != KERNEL and (node.outputs[0].name or "") in shapes
         products.append(
             CountedProduct(
                 node=node.name or "",
-                weights=0 if source in seen else _count(node, weight, shapes),
+                weights=0 if codes in seen else _count(node, weight, shapes),
                 weight_bits=node.attributes.get_int("bits", bits) if node.op_type == KERNEL else bits,
                 activation_bits=_activation_bits(node, weight),
                 macs=macs[node.name or ""] if known else None,
             )
         )
-        seen.add(source)
-    return Recount(len(serialize(model)), tuple(products))
+        seen.add(codes)
+    return Recount(size, tuple(products))
 
 
 def _count(node: ir.Node, weight: ir.Value, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -11,7 +11,7 @@ import pytest
 from ptqc.allocate.restrict import Restrictions
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import FLOAT, NodeChoice, Precision, WeightFormat
-from ptqc.graph.save import serialize
+from ptqc.graph.save import save_model, serialize
 from ptqc.mixed.made_up import MadeUp
 from ptqc.mixed.recount import recount
 from ptqc.mixed.stored import stored_costs
@@ -106,3 +106,16 @@ def test_unknown_shapes_leave_bit_operations_unknown() -> None:
     (found,) = recount(model).products
     assert (found.weights, found.weight_bits, found.macs) == (4096, 4, None)
     assert recount(model).bops is None
+
+
+def test_reads_files_with_their_external_data(tmp_path: Path) -> None:
+    model = network(NETWORK)
+    chosen = {node: given[0] for node, given in choices_of(model, "mixed").items()}
+    lowered = written(model, "mixed", chosen)
+    for external in (False, True):
+        files = save_model(lowered, tmp_path / "model.onnx", external_data=external)
+        counted = recount(files[0])
+        assert counted.bytes == sum(file.stat().st_size for file in files)
+        assert [one.weight_bits for one in counted.products] == [2, 2, 2]
+        assert counted.bops == recount(lowered).bops
+    assert len(files) == 2
