@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ptqc.allocate.fisher import fisher_information
 from ptqc.allocate.gradient_network import GradientNetwork
 from ptqc.allocate.hessian import TraceEstimate, hessian_traces
-from ptqc.allocate.metrics import FISHER, GRADIENT, HESSIAN, RELEVANCE
+from ptqc.allocate.metrics import FISHER, GRADIENT, RELEVANCE
 from ptqc.allocate.relevance import RelevanceNetwork, measure_relevance
 from ptqc.allocate.trials import FactorSource, linear_nodes
 from ptqc.calibrate.source import Source
@@ -109,22 +109,23 @@ def _by_curvature(
     network = GradientNetwork(model, parts)
     network.measure_signal(source, network.batch_size(source))
     reached = {name: found for name, found in widths.items() if name in network.parts}
-    traces: dict[str, TraceEstimate] = {}
-    activations: Mapping[tuple[str, int], float] = {}
-    if metric == FISHER or reached:
+    if metric == FISHER:
         fisher = fisher_information(network, source, reached, seed=seed, progress=progress)
-        activations = fisher.activations
-    if metric == HESSIAN:
-        traces = hessian_traces(network, source, seed=seed, progress=progress)
 
-    def loss(name: str, error: Array) -> float:
-        if name not in network.parts:
-            return 0.0
-        if metric == HESSIAN:
-            return max(0.0, traces[name].mean) * float(np.square(error, dtype=np.float64).mean())
-        return float((fisher.weights[name].numpy().astype(np.float64) * np.square(error)).sum())
+        def of_each(name: str, error: Array) -> float:
+            if name not in network.parts:
+                return 0.0
+            return float((fisher.weights[name].numpy().astype(np.float64) * np.square(error)).sum())
 
-    values = _values(parts, choices, factors, loss, activations)
+        values = _values(parts, choices, factors, of_each, fisher.activations)
+        return GradientSensitivities(values, {}, network.notes)
+    hessian = hessian_traces(network, source, reached, seed=seed, progress=progress)
+    traces = hessian.traces
+
+    def of_all(name: str, error: Array) -> float:
+        return traces[name].mean * float(np.square(error, dtype=np.float64).mean()) if name in traces else 0.0
+
+    values = _values(parts, choices, factors, of_all, hessian.activations)
     return GradientSensitivities(values, traces, (*_noise_of_traces(traces), *network.notes))
 
 

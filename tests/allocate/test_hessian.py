@@ -22,9 +22,12 @@ from tests.allocate.gradient_networks import (
 )
 
 
+ROWS = 24
+
+
 def exact_traces(body: str) -> dict[str, float]:
     """Of the mean loss over all samples, by automatic differentiation of the network written out."""
-    model, source = with_data(body)
+    model, source = with_data(body, ROWS)
     x = torch.from_numpy(next(source.batches(99)).feeds["x"]).double()
     constants = {v.name: torch.tensor(v.const_value.numpy()).double() for v in model.graph.initializers.values()}
     w, w2 = constants["w"], constants.get("w2", constants["w"])
@@ -50,8 +53,8 @@ def exact_traces(body: str) -> dict[str, float]:
 @pytest.mark.parametrize("body", [CLASSIFIER, REGRESSION], ids=["classes", "errors"])
 def test_traces_are_those_of_the_exact_hessian(body):
     """Within 5 %, and within what the standard error allows, after 500 draws."""
-    model_network, source = gradient_network(body)
-    found = hessian_traces(model_network, source, seed=0, rule=StoppingRule(most=500, tolerance=0.0))
+    model_network, source = gradient_network(body, ROWS)
+    found = hessian_traces(model_network, source, {}, seed=0, rule=StoppingRule(most=500, tolerance=0.0)).traces
     for name, exact in exact_traces(body).items():
         assert found[name].draws == 500
         assert found[name].mean == pytest.approx(exact, rel=0.05)
@@ -60,9 +63,9 @@ def test_traces_are_those_of_the_exact_hessian(body):
 
 def test_batches_count_alike_and_enter_the_error():
     """With one sample a batch, the differences between samples are in the standard error."""
-    model_network, source = gradient_network(CLASSIFIER)
+    model_network, source = gradient_network(CLASSIFIER, ROWS)
     model_network.batch_size = lambda source: 1
-    found = hessian_traces(model_network, source, seed=0, rule=StoppingRule(most=600, tolerance=0.0))
+    found = hessian_traces(model_network, source, {}, seed=0, rule=StoppingRule(most=600, tolerance=0.0)).traces
     for name, exact in exact_traces(CLASSIFIER).items():
         assert found[name].mean == pytest.approx(exact, rel=0.1)
 
@@ -71,17 +74,19 @@ def test_it_stops_when_every_layer_is_known_well_enough():
     model_network, source = gradient_network(CLASSIFIER)
     told = []
     rule = StoppingRule(most=200, fewest=5, tolerance=0.2)
-    found = hessian_traces(model_network, source, seed=1, rule=rule, progress=lambda *done: told.append(done))
+    found = hessian_traces(
+        model_network, source, {}, seed=1, rule=rule, progress=lambda *done: told.append(done)
+    ).traces
     assert 5 <= len(told) < 200 and told[-1] == (found["one"].draws, 200)
     assert max(one.relative_error for one in found.values()) <= 0.2
-    loose = hessian_traces(model_network, source, seed=1, rule=StoppingRule(most=7, tolerance=0.0))
+    loose = hessian_traces(model_network, source, {}, seed=1, rule=StoppingRule(most=7, tolerance=0.0)).traces
     assert loose["one"].draws == 7
 
 
 def test_the_same_seed_gives_the_same():
     model_network, source = gradient_network(CLASSIFIER)
     rule = StoppingRule(most=5)
-    first, second, other = (hessian_traces(model_network, source, seed=seed, rule=rule) for seed in (3, 3, 4))
+    first, second, other = (hessian_traces(model_network, source, {}, seed=seed, rule=rule) for seed in (3, 3, 4))
     assert first == second != other
 
 
@@ -95,8 +100,8 @@ def test_standard_errors(values):
     assert found.standard_error == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
-def test_relative_errors_of_traces_around_zero():
-    assert TraceEstimate(-0.1, 0.2, 3).relative_error == math.inf
+def test_relative_errors_of_traces():
+    assert TraceEstimate(0.1, 0.2, 3).relative_error == 2.0
     assert TraceEstimate(0.0, 0.0, 3).relative_error == 0.0
 
 
@@ -123,7 +128,8 @@ def test_activations_in_the_same_unit():
     """Twice the loss to second order: about the measured divergence."""
     hessian, _, _ = sensitivities(CLASSIFIER, ACTIVATIONS)
     fisher, _, _ = sensitivities(CLASSIFIER, ACTIVATIONS, "fisher")
-    assert hessian.values == fisher.values and min(hessian.values.values()) > 0.0
+    for key, value in fisher.values.items():
+        assert 0.5 < hessian.values[key] / value < 2.0
 
 
 def test_a_node_that_leads_to_no_output_costs_nothing():
