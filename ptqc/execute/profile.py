@@ -15,7 +15,7 @@ from ptqc.core.errors import ModelError
 from ptqc.core.types import Array
 from ptqc.execute.runtime import run_session, session_of
 
-FEWEST_RUNS = 8
+FEWEST_RUNS = 10
 MOST_RUNS = 400
 MOST_EVENTS = 200_000  # of which the file has a hundred bytes each
 WARM_UP = 2  # runs that are not counted
@@ -28,7 +28,8 @@ class Profile:
 
     Attributes:
         graph: as the runtime optimized it, layouts included; large weights are cut off.
-        microseconds: of each kernel in one run, by node name of ``graph``: the mean of the middle half of the runs.
+        microseconds: of each kernel in one run, by node name of ``graph``: the lower quartile of the runs, as what
+            else runs on the machine makes some far too long.
     """
 
     graph: ir.Graph
@@ -43,7 +44,7 @@ def profile_kernels(model: ir.Model, feeds: Mapping[str, Array], seconds: float 
     Args:
         model: stays unchanged.
         feeds: one input.
-        seconds: time to spend, building the session apart; at least eight runs are made.
+        seconds: time to spend, building the session apart; at least ten runs are made.
 
     Raises:
         ModelError: the runtime does not accept the model, or writes a profile that cannot be read.
@@ -79,14 +80,8 @@ def kernel_times(events: Sequence[Mapping[str, Any]], nodes: frozenset[str] | se
         if event.get("cat") == "Node" and name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) in nodes:
             times.setdefault(name.removesuffix(_SUFFIX), []).append(float(event["dur"]))
     # A name that several kernels share occurs several times in each run.
-    return {name: _middle(found[len(found) * WARM_UP // runs :]) * len(found) / runs for name, found in times.items()}
-
-
-def _middle(values: Sequence[float]) -> float:
-    """The mean of the middle half: times are whole microseconds, and a few are far too long."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    quarter = len(ordered) // 4
-    return float(ordered[quarter : len(ordered) - quarter].mean())
+    counted = {name: found[len(found) * WARM_UP // runs :] for name, found in times.items()}
+    return {name: float(np.quantile(found, 0.25)) * len(times[name]) / runs for name, found in counted.items()}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ptqc.core.types import Array
 from ptqc.mixed.profile import Neighbourhood, Piece
 
 END_WEIGHT = 4.0  # of the graphs with all layers in integers, and in float, beside the others
-RIDGE = 0.05  # pulls what the graphs cannot tell apart towards equal shares and free boundaries
+RIDGE = 0.005  # pulls what the graphs cannot tell apart towards equal shares and free boundaries
 LEAST_BOUNDARY_US = 0.05
 MOST_CORRECTION = 1.5  # of all boundaries together
 
@@ -23,7 +23,7 @@ class LatencyCosts:
     Attributes:
         integer_us, float_us: of each layer, with what happens at the tensors around it.
         pairs: of layers, with what it costs more where exactly one of the two is in float.
-        rest_us: of everything else.
+        rest_us: of everything else; below zero where a layer in float saves more than all that it costs in integers.
         float_model_us: measured, of the canonical graph in float.
     """
 
@@ -136,12 +136,11 @@ def _balanced(
     float_model_us: float,
     free: Sequence[str],
 ) -> LatencyCosts:
-    """Costs of at least zero that meet the measured times of the model with all layers in integers and in float."""
+    """Costs of layers of at least zero that meet the times of the model with all layers in integers, and in float."""
     missing = ends[1] - ends[0] - sum(added.values())
     weight = sum(base[name] for name in free) or 1.0
     added = {name: us + (missing * base[name] / weight if name in free else 0.0) for name, us in added.items()}
     integer = {name: max(us, -added[name], 0.0) for name, us in base.items()}
-    integer = _scaled(integer, min(ends[0], sum(integer.values())))
     rest = ends[0] - sum(integer.values())
     fixed = rest + sum(us for name, us in integer.items() if name not in free)
     in_float = _scaled({name: max(integer[name] + added[name], 0.0) for name in free}, max(ends[1] - fixed, 0.0))
@@ -150,7 +149,7 @@ def _balanced(
         integer_us=integer,
         float_us={**integer, **in_float},
         pairs=tuple(pairs),
-        rest_us=max(rest, 0.0),
+        rest_us=rest,
         float_model_us=float_model_us,
     )
 

@@ -29,7 +29,7 @@ def event(name: str, duration: float, category: str = "Node") -> dict[str, objec
 def test_times_are_those_of_one_usual_run() -> None:
     events = [event("model_run", 1, "Session")] * (WARM_UP + 4)
     events += [event("a_kernel_time", 900)] * WARM_UP  # not counted
-    events += [event("a_kernel_time", duration) for duration in (10, 12, 14, 5000)]
+    events += [event("a_kernel_time", duration) for duration in (14, 10, 12, 5000)]
     events += [event("b_kernel_time", 3)] * 2 * (WARM_UP + 4)  # two kernels of one name
     events += [event("in_a_body_kernel_time", 7), event("a_fence_before", 7), event("a_kernel_time", 7, "Session")]
-    assert kernel_times(events, {"a", "b", "c"}) == {"a": 13.0, "b": 6.0}
+    assert kernel_times(events, {"a", "b", "c"}) == {"a": 11.5, "b": 6.0}
