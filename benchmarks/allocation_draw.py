@@ -13,6 +13,7 @@ from benchmarks.allocation_orders import (
     allocation_of,
     choices_of,
     in_decibels,
+    ordered,
     shuffled,
     solved,
     uniform,
@@ -105,7 +106,7 @@ class Draw:
         if name == UNIFORM:
             return uniform(self.rows, LOWER[0])
         if name in ORDERS:
-            found = ORDERS[name](self.rows, most - (table.rest.bytes or 0))
+            found = ordered(name, self.rows, most - (table.rest.bytes or 0))
             if found is None:
                 raise OptionError(f"no plan of {name} has at most {most:.0f} bytes")
             return found

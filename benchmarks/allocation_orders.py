@@ -1,6 +1,7 @@
 """Other ways to give each node its bits at a given size: greedy orders, sums of decibels, shuffled sensitivities.
 
-All choose among the same rows of one cost table, and at each width each node has the storage that loses least.
+All choose among the same rows of one cost table. Orders that know widths only have at each width the storage that loses
+least, or the smallest one, whichever makes the better plan.
 """
 
 import math
@@ -99,6 +100,25 @@ def _lowered(rows: Candidates, most: float, order: Iterable[str]) -> dict[str, C
     return plan if used(plan) <= most else None
 
 
+def ordered(name: str, rows: Candidates, most: float) -> dict[str, Cost] | None:
+    """The plan of an order of ORDERS; None where it finds none of at most ``most`` bytes."""
+    ways = (rows, {node: _smallest(costs) for node, costs in rows.items()})
+    plans = [ORDERS[name](way, most) for way in ways]
+    return min((plan for plan in plans if plan is not None), key=_total, default=None)
+
+
+def _smallest(costs: Sequence[Cost]) -> list[Cost]:
+    """The smallest row of each width."""
+    found: dict[int | None, Cost] = {}
+    for cost in sorted(costs, key=lambda cost: (_bytes(cost), _loss(cost))):
+        found.setdefault(cost.precision.weight_bits, cost)
+    return list(found.values())
+
+
+def _total(plan: Plan) -> float:
+    return sum(_loss(cost) for cost in plan.values())
+
+
 ORDERS: Mapping[str, Order] = {
     "largest gain per byte": by_gain,
     "most sensitive first": most_sensitive_first,
@@ -168,8 +188,7 @@ def allocation_of(plan: Plan, table: CostTable, name: str) -> Allocation:
     nodes = [
         AllocatedNode(node, cost.precision, cost.storage, name, _loss(cost), cost.bytes) for node, cost in plan.items()
     ]
-    loss = sum(node.sensitivity for node in nodes)
-    return Allocation(table.graph_hash, tuple(nodes), (), SENSITIVITY_METRIC, loss, 0.0, name, 0.0)
+    return Allocation(table.graph_hash, tuple(nodes), (), SENSITIVITY_METRIC, _total(plan), 0.0, name, 0.0)
 
 
 def _bytes(cost: Cost) -> int:

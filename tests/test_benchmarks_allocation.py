@@ -22,7 +22,17 @@ from benchmarks.allocation_accuracy import (
 from benchmarks.allocation_costs import Stages
 from benchmarks.allocation_draw import PROGRAM
 from benchmarks.allocation_fronts import compared, exhaustive, monotone, same, three_choices
-from benchmarks.allocation_orders import ORDERS, at_width, choices_of, in_decibels, shuffled, solved, uniform, used
+from benchmarks.allocation_orders import (
+    ORDERS,
+    at_width,
+    choices_of,
+    in_decibels,
+    ordered,
+    shuffled,
+    solved,
+    uniform,
+    used,
+)
 from ptqc.allocate.from_table import candidates
 from ptqc.core.cost import Cost, CostTable, Whole
 from ptqc.core.errors import DataError
@@ -69,7 +79,7 @@ def test_each_width_has_the_storage_that_loses_least() -> None:
 @given(st.integers(0, 1000))
 def test_no_order_exceeds_the_bytes_or_beats_the_program(most: int) -> None:
     smallest = sum(min(cost.bytes or 0 for cost in costs) for costs in ROWS.values())
-    plans = {name: order(ROWS, most) for name, order in ORDERS.items()}
+    plans = {name: ordered(name, ROWS, most) for name in ORDERS}
     assert (plans["largest gain per byte"] is None) == (most < smallest)
     if most < smallest:
         return
@@ -93,6 +103,9 @@ def test_the_orders_are_what_their_names_say() -> None:
     assert bits(ORDERS["first to last"](ROWS, four - 1)) == {"a": 3, "b": 4, "c": 4, "d": 4}
     assert bits(ORDERS["most sensitive first"](ROWS, four - 20))["b"] == 3
     assert ORDERS["largest first"](ROWS, 10) is None
+    even = sum(weights // 2 for _, weights in NODES.values())  # without codebooks four bits fit
+    plan = ordered("most sensitive first", ROWS, even)
+    assert plan is not None and {str(cost.storage) for cost in plan.values()} == {"int4"}
 
 
 def test_controls_change_which_nodes_are_sensitive_and_not_their_costs() -> None:
