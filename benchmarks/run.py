@@ -15,6 +15,7 @@ import click
 
 from benchmarks import (
     allocation_additivity,
+    allocation_solver,
     data_free,
     data_free_costs,
     data_free_sensitivity,
@@ -51,6 +52,8 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return data_free.QUICK if quick else data_free_subjects.subjects()
     if section == allocation_additivity.SECTION:
         return allocation_additivity.selected(quick)
+    if section == allocation_solver.SECTION:
+        return allocation_solver.selected(quick)
     if section == "data-free-sensitivity":
         return data_free_sensitivity.MODELS[: 1 if quick else None]
     if section == "data-free-cost":
@@ -88,6 +91,8 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
         ]
     if "additivity" in record:
         return [f"{name:24} {allocation_additivity.brief(record)}"]
+    if "programs" in record:
+        return [f"{name:24} {allocation_solver.brief(record)}"]
     if "forms" in record:
         return [f"{name:24} {integer_speed.brief(record)}"]
     if "rows" in record:
@@ -151,6 +156,7 @@ def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tabl
         "data-free-sensitivity": data_free_sensitivity.measure,
         "data-free-cost": data_free_costs.measure,
         allocation_additivity.SECTION: allocation_additivity.measure,
+        allocation_solver.SECTION: allocation_solver.measure,
         **{name: section.measure for name, section in {**int4.SECTIONS, **integer.sections(draws)}.items()},
     }
     unknown = [section for section in sections if section not in measures and section not in GROUPS]

@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allocation_additivity, data_free_tables, int4, int4_tables, integer, integer_tables, results
+from benchmarks import (
+    allocation_additivity,
+    allocation_solver,
+    data_free_tables,
+    int4,
+    int4_tables,
+    integer,
+    integer_tables,
+    results,
+)
 from benchmarks.data import REPOSITORY
 from benchmarks.markdown import decibels, table, why_not
 from ptqc.graph.files import write_atomically
@@ -211,5 +220,6 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         integer.SPEED: (integer.SPEED, integer_tables.speed),
         integer.READINGS: (integer.READINGS, integer_tables.readings),
         allocation_additivity.SECTION: (allocation_additivity.SECTION, allocation_additivity.detail),
+        allocation_solver.SECTION: (allocation_solver.SECTION, allocation_solver.detail),
     },
 }
