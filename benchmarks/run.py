@@ -1,8 +1,8 @@
 """Measures and writes the tables: ``python -m benchmarks.run [--only images,zoo] [--models a,b] [--quick]``.
 
 Figures go to ``benchmarks/results``, from there into the tables of README.md and docs/benchmarks.md. ``--quick`` looks
-at few models and little data, prints and writes nothing. ``--only data-free``, ``int4`` and ``integer`` go on where an
-earlier run ended; ``--force`` measures anew.
+at few models and little data, prints and writes nothing. ``--only data-free``, ``int4``, ``integer`` and ``allocation``
+go on where an earlier run ended; ``--force`` measures anew.
 """
 
 import os
@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from benchmarks import (
+    allocation,
+    allocation_accuracy,
     allocation_additivity,
     allocation_solver,
     data_free,
@@ -34,14 +36,19 @@ from benchmarks import (
 from benchmarks.markdown import decibels
 
 DATA_FREE = "data-free"
-GROUPS = (DATA_FREE, int4.ALL, integer.ALL)  # all sections whose names begin like that
+GROUPS = (DATA_FREE, int4.ALL, integer.ALL, allocation.ALL)  # all sections whose names begin like that
 TEXT_SEEDS = {"minilm_l6": 1, "pylm": 3}  # without data; the encoder takes minutes
-CONTINUED = (data_free.SECTION, *int4.RUNS, *integer.SECTIONS)  # sections that keep what an earlier run measured
+CONTINUED = (
+    data_free.SECTION,
+    *int4.RUNS,
+    *integer.SECTIONS,
+    *allocation.RUNS,
+)  # sections that keep what an earlier run measured
 
 
 def selected(section: str, quick: bool) -> tuple[str, ...]:
     """The models of a section."""
-    for found in (int4.SECTIONS, integer.SECTIONS):
+    for found in (int4.SECTIONS, integer.SECTIONS, allocation.SECTIONS):
         if section in found:
             return found[section].selected(quick)
     if section == "images":
@@ -89,6 +96,8 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
             for source, seeds in record["runs"].items()
             for seed, found in seeds.items()
         ]
+    if of_mixed := allocation.lines(name, record):
+        return of_mixed
     if "additivity" in record:
         return [f"{name:24} {allocation_additivity.brief(record)}"]
     if "programs" in record:
@@ -114,6 +123,8 @@ def told(found: dict[str, Any]) -> str:
         return str(found.get("refused") or found["failed"])
     if "verdict" in found:
         return integer_proof.brief(found)
+    if "correct" in found:
+        return allocation_accuracy.brief(found)
     return integer_readings.brief(found) if "codes_differ" in found else data_free.brief(found)
 
 
@@ -137,10 +148,12 @@ def say(text: str) -> None:
 
 @click.command()
 @click.option("--models", default="", help="Only these, separated by commas.")
-@click.option("--only", default="", help="Only these sections: images, zoo, memory, text, data-free, int4, integer.")
+@click.option("--only", default="", help="Sections: images, zoo, memory, text, data-free, int4, integer, allocation.")
 @click.option("--quick", is_flag=True, help="Few models, little data; prints, writes nothing.")
-@click.option("--force", is_flag=True, help="Measure again what data-free, int4 or integer has measured before.")
-@click.option("--draws", default=int4.DRAWS, help="Of calibration images for the accuracy of integer-only models.")
+@click.option("--force", is_flag=True, help="Measure again what sections that go on have measured before.")
+@click.option(
+    "--draws", default=int4.DRAWS, help="Of calibration images for the accuracy of integer-only and of mixed models."
+)
 @click.option("--tables", "only_tables", is_flag=True, help="Write the tables from the results that are there.")
 def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tables: bool) -> None:
     """Measure ptqc and onnxruntime.quantization on the models of the data folder."""
@@ -157,7 +170,11 @@ def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tabl
         "data-free-cost": data_free_costs.measure,
         allocation_additivity.SECTION: allocation_additivity.measure,
         allocation_solver.SECTION: allocation_solver.measure,
-        **{name: section.measure for name, section in {**int4.SECTIONS, **integer.sections(draws)}.items()},
+        **{
+            name: section.measure
+            for found in (int4.SECTIONS, integer.sections(draws), allocation.sections(draws))
+            for name, section in found.items()
+        },
     }
     unknown = [section for section in sections if section not in measures and section not in GROUPS]
     if unknown:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    allocation,
     allocation_additivity,
     allocation_solver,
+    allocation_tables,
     data_free_tables,
     int4,
     int4_tables,
@@ -197,6 +199,7 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         "data-free-summary": ("data-free-sources", data_free_tables.summary),
         "int4-summary": (int4.IMAGES, int4_tables.summary),
         "integer-summary": (integer.ACCURACY, integer_tables.summary),
+        "allocation-summary": (allocation.ACCURACY, allocation_tables.summary),
     },
     "docs/benchmarks.md": {
         "images": ("images", images_detail),
@@ -219,6 +222,10 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         integer.ACCURACY: (integer.ACCURACY, integer_tables.accuracy),
         integer.SPEED: (integer.SPEED, integer_tables.speed),
         integer.READINGS: (integer.READINGS, integer_tables.readings),
+        allocation.ACCURACY: (allocation.ACCURACY, allocation_tables.accuracy),
+        "allocation-orders": (allocation.ACCURACY, allocation_tables.orders),
+        allocation.FRONTS: (allocation.FRONTS, allocation_tables.fronts),
+        allocation.COST: (allocation.COST, allocation_tables.costs),
         allocation_additivity.SECTION: (allocation_additivity.SECTION, allocation_additivity.detail),
         allocation_solver.SECTION: (allocation_solver.SECTION, allocation_solver.detail),
     },

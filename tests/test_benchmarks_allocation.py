@@ -104,7 +104,7 @@ def test_the_orders_are_what_their_names_say() -> None:
     assert bits(ORDERS["most sensitive first"](ROWS, four - 20))["b"] == 3
     assert ORDERS["largest first"](ROWS, 10) is None
     even = sum(weights // 2 for _, weights in NODES.values())  # without codebooks four bits fit
-    plan = ordered("most sensitive first", ROWS, even)
+    plan = ordered("first to last", ROWS, even)
     assert plan is not None and {str(cost.storage) for cost in plan.values()} == {"int4"}
 
 
