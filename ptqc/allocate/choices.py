@@ -1,6 +1,6 @@
 """The choices of each node of a mixed-precision target: which precisions and which storage it may have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -9,10 +9,10 @@ from ptqc.allocate.place import Placement
 from ptqc.allocate.restrict import Restrictions
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form
-from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision
+from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, WeightFormat
+from ptqc.graph.linear import linear_parts
+from ptqc.rounding.averages import has_equal_weights
 from ptqc.targets.target import Target
-
-__all__ = ["KEPT_FLOAT", "NodeChoice", "choices"]
 
 
 def choices(
@@ -25,7 +25,8 @@ def choices(
     activation_bits: Sequence[int] = (8,),
     with_float: bool = False,
 ) -> dict[str, tuple[NodeChoice, ...]]:
-    """The admissible choices of every node with integer weights, in graph order; one alone where the user fixed it.
+    """The admissible choices of every node with integer weights, in graph order; one alone where the user fixed it,
+    and for the averages of integer-only models, which are stored once for each channel anyway.
 
     Args:
         model: the canonical graph of ``placement``.
@@ -38,6 +39,9 @@ def choices(
         if not has_codes(node, placement):
             continue
         form, demand = placement.form(node), restrictions.precision_of(node)
+        if target.integer and _is_average(node):
+            found[node.name or ""] = (NodeChoice(Precision(most, 8), WeightFormat(most)),)
+            continue
         widths, activations = _widths(target, most, activation_bits, form, demand)
         given = [
             NodeChoice(Precision(bits, activation), storage)
@@ -48,6 +52,11 @@ def choices(
         free = demand is None and with_float and not target.integer and form not in WEIGHT_ONLY
         found[node.name or ""] = (*given, *((KEPT_FLOAT,) if free else ()))
     return found
+
+
+def _is_average(node: ir.Node) -> bool:
+    parts = linear_parts(node)
+    return parts is not None and has_equal_weights(parts)
 
 
 def _widths(
@@ -62,8 +71,3 @@ def _widths(
     if demand is not None:
         return widths, (demand.activation_bits or 8,)
     return widths, (8,) if form is Form.DYNAMIC else tuple(activation_bits)
-
-
-def activation_labels(given: Sequence[NodeChoice]) -> Iterator[str]:
-    """What nodes that read one tensor must have in common."""
-    return (str(choice.precision.activation_bits) for choice in given)

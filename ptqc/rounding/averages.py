@@ -16,7 +16,12 @@ NEAR_ENOUGH = 0.002  # relative error of weights: of an average of 8-bit codes, 
 
 def is_average(parts: Linear, request: LayerRequest) -> bool:
     """Whether a node with dyadic multipliers has several weights in each output channel, all equal and not zero."""
-    if request.multiplier is None or not is_matrix(parts):
+    return request.multiplier is not None and has_equal_weights(parts)
+
+
+def has_equal_weights(parts: Linear) -> bool:
+    """Whether a node has several weights in each output channel, all equal and not zero."""
+    if not is_matrix(parts):
         return False
     matrix = array_to_matrix(parts.weight_array, parts)
     return matrix.shape[-1] > 1 and bool((matrix == matrix[..., :1]).all() and (matrix != 0).all())
