@@ -63,8 +63,8 @@ def _menus(problem: Reduced) -> list[_Menu]:
     edges = np.flatnonzero(np.diff(problem.segment, prepend=-1))
     segments = []
     for part in np.split(np.arange(len(problem.segment)), edges[1:]):
-        menu = _Menu(problem.costs[0, part], problem.loss[part], part[:, None])
-        segments.append(_kept(menu, _front(menu.cost, menu.loss)))
+        group = _Menu(problem.costs[0, part], problem.loss[part], part[:, None])
+        segments.append(_kept(group, _front(group.cost, group.loss)))
     tied: set[int] = set()
     menus = []
     for states in problem.families or ():
