@@ -81,6 +81,43 @@ def measure_sensitivity(
     return CostTable(graph_hash(model), tuple(costs), measured_on)
 
 
+def sensitivity_by_gradients(
+    model: ir.Model,
+    choices: Mapping[str, Sequence[NodeChoice]],
+    variants: "Variants",
+    activations: ActivationParams,
+    source: Source,
+    *,
+    metric: str,
+    seed: int = 0,
+    progress: Steps | None = None,
+) -> CostTable:
+    """The same table with sensitivities from gradients of the float model instead of measurements.
+
+    Args:
+        metric: ``hessian``, ``fisher`` or ``relevance``; see :func:`ptqc.allocate.gradients.gradient_sensitivities`,
+            whose notes stand in the description of what was measured on.
+        seed: of random vectors.
+
+    Raises PtqcError kinds as :func:`ptqc.allocate.gradients.gradient_sensitivities`.
+    """
+    from ptqc.allocate.gradients import gradient_sensitivities
+
+    linear = linear_nodes(model, tuple(choices))
+    rows = {name: tuple(dict.fromkeys((*_halves(choices[name]), *choices[name]))) for name in linear}
+    factors = FactorSource(activations, variants)
+    found = gradient_sensitivities(model, metric, rows, factors, source, seed=seed, progress=progress)
+    macs = {cost.name: cost.macs for cost in node_costs(model)}
+    costs = [
+        _cost(parts, one, found.values[name, one], macs[name], "modelled")
+        for name, parts in linear.items()
+        for one in rows[name]
+    ]
+    words = "; ".join((source.description, *found.notes))
+    measured_on = MeasuredOn(words, source.digest, len(source), description(metric))
+    return CostTable(graph_hash(model), tuple(costs), measured_on)
+
+
 def alike(model: ir.Model, precisions: Iterable[Precision], nodes: Sequence[str] = ()) -> dict[str, list[NodeChoice]]:
     """Each of ``precisions`` for every linear node, or for those named, with weights as they are rounded to nearest.
 
@@ -204,12 +241,12 @@ def _behind(steps: Sequence["Step"], outputs: Sequence[str]) -> _Behind:
     return _Behind(tuple(found[::-1]), tuple(name for name in outputs if name in changed))
 
 
-def _cost(parts: Linear, choice: NodeChoice, sensitivity: float, macs: int) -> Cost:
+def _cost(parts: Linear, choice: NodeChoice, sensitivity: float, macs: int, half: Origin = "measured") -> Cost:
     precision = choice.precision
     bits = precision.weight_bits or FLOAT_BITS, precision.activation_bits or FLOAT_BITS
     origin: dict[str, Origin] = dict.fromkeys(("bops", "macs"), "modelled")
     # A node in float loses nothing; where both factors are quantized, it is the sum of what was measured.
-    origin["sensitivity"] = "measured" if len(list(_halves((choice,)))) == 1 else "modelled"
+    origin["sensitivity"] = half if len(list(_halves((choice,)))) == 1 else "modelled"
     size = stored_bytes(parts, precision) if choice.storage is None else None
     if size is not None:
         origin["bytes"] = "modelled"

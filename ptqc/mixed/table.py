@@ -10,9 +10,10 @@ from ptqc.allocate.additivity import check_and_correct
 from ptqc.allocate.choices import choices
 from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.metric_requests import assign_metrics, metric_groups, parse_metrics
+from ptqc.allocate.metrics import GRADIENT
 from ptqc.allocate.place import place
 from ptqc.allocate.restrict import Restrictions
-from ptqc.allocate.sensitivity import measure_sensitivity
+from ptqc.allocate.sensitivity import measure_sensitivity, sensitivity_by_gradients
 from ptqc.allocate.trials import ActivationParams, activation_params
 from ptqc.allocate.variants import Variants, round_variants
 from ptqc.calibrate.first import FirstSamples
@@ -146,6 +147,12 @@ def _sensitivities(
     tables = []
     for metric in dict.fromkeys(request.metric for request in assigned.values()):
         nodes = {name: found for name, found in given.items() if assigned[name].metric == metric}
+        progress = partial(job.progress, "sensitivities")
+        if metric in GRADIENT:
+            arguments = job.model, nodes, variants, activations, head
+            by_gradients = sensitivity_by_gradients(*arguments, metric=metric, seed=job.options.seed, progress=progress)
+            tables.append(by_gradients)
+            continue
         tables.append(
             measure_sensitivity(
                 job.model,
@@ -155,7 +162,7 @@ def _sensitivities(
                 head,
                 metric=metric,
                 threads=job.options.threads,
-                progress=partial(job.progress, "sensitivities"),
+                progress=progress,
             )
         )
     rows = tuple(cost for table in tables for cost in table.costs)

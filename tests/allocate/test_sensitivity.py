@@ -5,7 +5,13 @@ import onnx_ir as ir
 import pytest
 
 from ptqc.allocate.plan import weight_params
-from ptqc.allocate.sensitivity import alike, candidate_precisions, measure_sensitivity, stored_bytes
+from ptqc.allocate.sensitivity import (
+    alike,
+    candidate_precisions,
+    measure_sensitivity,
+    sensitivity_by_gradients,
+    stored_bytes,
+)
 from ptqc.allocate.trials import activation_params
 from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.open import open_source
@@ -278,3 +284,22 @@ def test_real_images_agree_on_the_order_of_layers(data_root):
         found.append(np.argsort(np.argsort([cost.sensitivity for cost in table.costs])))
     assert len(found[0]) == 20
     assert np.corrcoef(found[0], found[1])[0, 1] > 0.9
+
+
+def test_a_table_from_gradients():
+    """Halves, and complete choices as their sum; modelled, with notes where the samples are described."""
+    model = network("""g (float[N,2] x, float[2,4] w, float[4] b, float[4,3] w2) => (float[N,3] y)
+        { [one] t = Gemm(x, w, b) r = Tanh(t) [two] y = MatMul(r, w2) }""")
+    data, form = source_of(model, samples(model, 16)), WeightFormat(4)
+    given = dict.fromkeys(("one", "two"), (NodeChoice(Precision(4, 8), form), KEPT_FLOAT))
+    variants = round_variants(model, dict.fromkeys(given, (form,)), data)
+    activations = activation_params(model, given, data)
+    table = sensitivity_by_gradients(model, given, variants, activations, data, metric="hessian")
+    assert (
+        table.measured_on.metric.startswith("mean of the Hessian") and "standard error" in table.measured_on.description
+    )
+    for name in given:
+        weights, inputs = table.find(name, Precision(4, None), form), table.find(name, Precision(None, 8))
+        both, kept = table.find(name, Precision(4, 8), form), table.find(name, FLOAT)
+        assert both.sensitivity == pytest.approx(weights.sensitivity + inputs.sensitivity) and weights.sensitivity > 0
+        assert kept.sensitivity == 0 and weights.origin["sensitivity"] == "modelled" and both.macs
