@@ -37,7 +37,7 @@ __all__ = ["LatencyCosts", "measure_latencies", "predict"]
 
 PROFILE_SECONDS = 0.15
 TRIAL_SECONDS = 0.3
-END_TRIALS = 4  # the model in float is timed longer: all sums depend on it
+END_EVERY = 4  # after so many graphs the model in float is timed once more
 WINDOW = 4  # layers in a row of which one or two are in float, in every combination
 SPARSE = 8  # layers of which one is in float, as is likely in a plan
 
@@ -123,15 +123,18 @@ def _observe(
         references.append(compared.first.median_us)
         return 1.0 / compared.ratio
 
-    trial = integer
+    whole: list[float] = []  # of the model in float, which all sums depend on: the median of several times
     for index, in_float in enumerate(patterns):
         progress("time layers", index, len(patterns))
-        if in_float:
-            trial = trials.lowered([name for name in free if name in in_float])
-            ratios.append(relative(trial, TRIAL_SECONDS * (END_TRIALS if len(in_float) == len(free) else 1)))
+        trial = trials.lowered([name for name in free if name in in_float])
         profiles.append(time_of_pieces(profile_kernels(trial, feeds, PROFILE_SECONDS), around))
-    alike = len(patterns) > 1 and graph_hash(trial) == graph_hash(trials.canonical)
-    float_ratio = ratios[-1] if alike else relative(trials.canonical, TRIAL_SECONDS * END_TRIALS)
+        if index % END_EVERY == 0:
+            whole.append(relative(trials.canonical, TRIAL_SECONDS))
+        if in_float:
+            ratios.append(relative(trial, TRIAL_SECONDS))
+    float_ratio = statistics.median(whole)
+    if len(patterns) > 1 and graph_hash(trial) == graph_hash(trials.canonical):
+        ratios[-1] = float_ratio
     progress("time layers", len(patterns), len(patterns))
     reference = statistics.median(references)
     totals = np.array(ratios) * reference
