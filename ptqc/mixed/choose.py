@@ -22,6 +22,7 @@ from ptqc.execute.latency import measure_ratio
 from ptqc.graph.save import serialize
 from ptqc.mixed.files import read_table
 from ptqc.mixed.front import predicted_front
+from ptqc.mixed.recount import recount
 from ptqc.mixed.table import MeasuredTable, TableJob, Wanted, measure_table, node_choices
 from ptqc.mixed.ties import graph_ties
 from ptqc.packed import with_packed_products
@@ -66,7 +67,7 @@ class Mixed:
     Attributes:
         allocation: that ``compiled`` follows.
         table: that it was made from; None where the allocation was given.
-        rounds: of allocating, rounding and measuring; the best one made the result.
+        rounds: of allocating, rounding and measuring; the last one made the result.
         front: of loss against size; None where the allocation was given, or sizes are not known.
     """
 
@@ -123,9 +124,9 @@ class MixedCompiler:
         best, rounds = self._round(self.table, limits)
         corrected = self._corrected(best, rounds[-1])
         if corrected is not None:
-            again, more = self._round(corrected, limits)
-            rounds = (*rounds, *more)
-            best = max(best, again, key=lambda one: _fidelity(one.compiled))
+            again, more = self._round(corrected, limits, best)
+            better = _fidelity(again.compiled) > _fidelity(best.compiled)
+            best, rounds = (again, (*rounds, *more)) if better else (best, (*more, *rounds))
         return replace(best, rounds=rounds, front=self._front())
 
     def _front(self) -> Front | None:
@@ -135,12 +136,19 @@ class MixedCompiler:
             return None
         return predicted_front(self.table, "size", points=FRONT_POINTS, allowed=self.choices, alike=self.alike)
 
-    def _round(self, table: CostTable, limits: Sequence[Limit]) -> tuple[Mixed, tuple[AllocationRound, ...]]:
-        """Allocates, rounds and measures; again with tighter limits where a measurement exceeds one."""
+    def _round(
+        self, table: CostTable, limits: Sequence[Limit], known: Mixed | None = None
+    ) -> tuple[Mixed, tuple[AllocationRound, ...]]:
+        """Allocates, rounds and measures; again with tighter limits where a measurement exceeds one.
+
+        Without any round where the choices are those of ``known``.
+        """
         rounds: list[AllocationRound] = []
         tight = tuple(limits)
         while True:
             allocation = allocate(table, tight, allowed=self.choices, alike=self.alike)
+            if known is not None and not rounds and _choices(allocation) == _choices(known.allocation):
+                return known, ()
             if self.measured is not None:
                 allocation = replace(allocation, additivity=self.measured.additivity)
             compiled = self.compile(allocation)
@@ -149,7 +157,8 @@ class MixedCompiler:
             rounds.append(_round_of(allocation, table, compiled, size))
             tighter = self._tightened(tight, limits, compiled, size)
             if tighter == tight or len(rounds) == MOST_FITS:
-                return Mixed(compiled, _as_asked(allocation, limits, table), table, ()), tuple(rounds)
+                counted = {"size": size, "bops": recount(compiled.model).bops}
+                return Mixed(compiled, _as_asked(allocation, limits, table, counted), table, ()), tuple(rounds)
             tight = tighter
 
     def compile(self, allocation: Allocation) -> Compiled:
@@ -232,6 +241,10 @@ def _changes_activations(nodes: Sequence[AllocatedNode]) -> bool:
     return any(node.precision == FLOAT or (node.precision.activation_bits or EIGHT_BITS) < EIGHT_BITS for node in nodes)
 
 
+def _choices(allocation: Allocation) -> list[tuple[str, NodeChoice]]:
+    return [(node.node, NodeChoice(node.precision, node.storage)) for node in allocation.nodes]
+
+
 def _fidelity(compiled: Compiled) -> float:
     return -math.inf if compiled.sqnr_db is None else compiled.sqnr_db
 
@@ -253,8 +266,16 @@ def _predicted_bytes(allocation: Allocation, table: CostTable) -> int | None:
     return table.rest.bytes + sum(size for size in known if size is not None)
 
 
-def _as_asked(allocation: Allocation, limits: Sequence[Limit], table: CostTable) -> Allocation:
-    """``allocation`` with the limits as the user gave them, where they were tightened."""
+def _as_asked(
+    allocation: Allocation, limits: Sequence[Limit], table: CostTable, counted: Mapping[str, float | None]
+) -> Allocation:
+    """``allocation`` with the limits as the user gave them, where they were tightened, and what the file really uses.
+
+    ``counted``: by resource, without the plan; None where that was not possible.
+    """
     given = [limit.amount if limit.resource == "bits" else absolute(limit, table) for limit in limits]
-    uses = [replace(use, most=most) for use, most in zip(allocation.limits, given, strict=True)]
-    return replace(allocation, limits=tuple(uses))
+    found = []
+    for use, most in zip(allocation.limits, given, strict=True):
+        used = counted.get(use.resource)
+        found.append(replace(use, most=most, used=use.used if used is None else used))
+    return replace(allocation, limits=tuple(found))
