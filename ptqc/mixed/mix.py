@@ -58,7 +58,7 @@ def smallest_mixed(compiler: MixedCompiler, limits: Sequence[Limit], drop: float
     sizes = [_least_size(compiler), len(serialize(best.compiled.model))]
     for _ in range(BISECTIONS):
         size = math.sqrt(sizes[0] * sizes[1])
-        found = compiler.run((*limits, Limit("size", size, False, f"{size / 1000:.0f}kB")))
+        found = compiler.run((*limits, Limit("size", size, False, f"{size / 1000:.2f}kB")))
         enough = lost(found) <= drop
         best = found if enough else best
         sizes[1 if enough else 0] = size

@@ -1,5 +1,6 @@
 """A front in sentences and as a table: the best plans, and what the next kilobyte gains."""
 
+import math
 from dataclasses import dataclass
 
 from ptqc.core.cost import SENSITIVITY_METRIC
@@ -63,12 +64,19 @@ def figure_name(front: Front) -> str:
 
 
 def price_text(front: Front, point: FrontPoint) -> str:
-    """``0.05 dB``: what the next step gains, or the loss that it saves; empty at the end."""
+    """``0.05 dB``: what the next step gains, or the loss that it saves; empty at the end.
+
+    No more than the next point gains that is a step away: the best way onward may be shorter than a step.
+    """
     step = UNITS[front.resource].step
+    beyond = next((one for one in front.points if one.used >= point.used + step), front.points[-1])
     if in_decibels(front):
         gain = decibel_price(point)
-        return "" if gain is None else f"{gain * step:.3g} dB"
-    return "" if point.price is None else f"{point.price * step:.3g}"
+        if gain is None:
+            return ""
+        most = decibels(1.0, beyond.loss) - decibels(1.0, point.loss) if beyond.loss > 0 else math.inf
+        return f"{min(gain * step, most):.3g} dB"
+    return "" if point.price is None else f"{min(point.price * step, point.loss - beyond.loss):.3g}"
 
 
 def headings(front: Front) -> tuple[str, ...]:

@@ -83,6 +83,13 @@ def test_the_next_kilobyte_in_decibels():
     ]
 
 
+def test_a_short_way_onward_does_not_promise_more_than_there_is():
+    """Three bytes save a tenth of the noise: a thousand do not save more than the next points do."""
+    near = replace(FRONT.points[0], price=1e-2 / 3)
+    front = replace(FRONT, points=(near, FrontPoint(100_003, 9e-2, 1e-6), FrontPoint(101_500, 8e-2), *POINTS[1:]))
+    assert price_sentences(front)[0] == "at 100.00 kB the next kB gains 0.969 dB"
+
+
 def test_rows_and_comparison_with_one_width():
     assert headings(FRONT)[:3] == ("size", "of float", "bits")
     assert front_rows(FRONT)[1] == ("150.00 kB", "16.7%", "4.00", "20.00", "16.99", "0.0391 dB")
