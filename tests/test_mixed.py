@@ -7,10 +7,11 @@ import pytest
 
 from ptqc.api import quantize
 from ptqc.core.allocation import AllocatedNode, Allocation
-from ptqc.core.cost import Cost, CostTable
+from ptqc.core.cost import Cost, CostTable, Whole
 from ptqc.core.errors import GateFailed, OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import Precision, WeightFormat
+from ptqc.execute.latency import Latency, Times
 from ptqc.graph.save import serialize
 from tests.allocate.networks import network
 
@@ -109,6 +110,30 @@ def test_a_table_made_by_anyone_decides(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(CostTable("", costs).text())
     assert bits(mixed({"size": "8bits"}, table=path)) == {"first": 4, "second": 8, "third": 4}
+
+
+def test_a_latency_that_was_measured_too_high_is_said_and_not_taken_for_an_infeasible_limit(tmp_path, monkeypatch):
+    """The limit is tightened by what was exceeded; where nothing is so fast, what was made last stays."""
+    known = dict.fromkeys(("sensitivity", "latency_us"), "given")
+    rows = [(8, 10.0, 0.1), (4, 8.0, 0.2)]
+    costs = tuple(
+        Cost(node, Precision(width, 8), WeightFormat(width), loss, latency_us=latency, origin=known)
+        for node in NODES
+        for width, latency, loss in rows
+    )
+    path = tmp_path / "table.json"
+    path.write_text(CostTable("", costs, float_model=Whole(None, 50.0)).text())
+
+    def slow(first, second, *_):
+        times = Times(50.0, 50.0, 50.0), Times(40.0, 40.0, 40.0)
+        return Latency(1.25, 1.25, 1.25, *times, "cpu", *times, 9, 1, 1, {})
+
+    for module in ("ptqc.mixed.choose", "ptqc.report.measure"):
+        monkeypatch.setattr(f"{module}.measure_ratio", slow)
+    result = mixed({"latency": "27us"}, table=path, no_measure=False)
+    (last,) = result.report.allocation.rounds
+    assert (last.predicted_us, last.measured_us) == (26.0, 40.0)
+    assert result.report.allocation.limits[0].most == 27.0
 
 
 def test_an_allocation_is_followed_with_float_nodes(tmp_path):

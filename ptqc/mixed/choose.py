@@ -13,6 +13,7 @@ from ptqc.calibrate.source import Source
 from ptqc.compile import Compiled, Ranged, compile_graph, find_best_ranges
 from ptqc.core.allocation import AllocatedNode, Allocation
 from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable
+from ptqc.core.errors import GateFailed
 from ptqc.core.limits import Limit, absolute
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress
@@ -145,8 +146,14 @@ class MixedCompiler:
         """
         rounds: list[AllocationRound] = []
         tight = tuple(limits)
+        found: Mixed | None = None
         while True:
-            allocation = allocate(table, tight, allowed=self.choices, alike=self.alike)
+            try:
+                allocation = allocate(table, tight, allowed=self.choices, alike=self.alike)
+            except GateFailed:
+                if found is None:
+                    raise
+                return found, tuple(rounds)  # nothing is tighter: the gates say what the result lacks
             if known is not None and not rounds and _choices(allocation) == _choices(known.allocation):
                 return known, ()
             if self.measured is not None:
@@ -154,11 +161,13 @@ class MixedCompiler:
             compiled = self.compile(allocation)
             stamp(compiled.model, self.job.file_sha256, compiled.plan)
             size = len(serialize(compiled.model))
-            rounds.append(_round_of(allocation, table, compiled, size))
-            tighter = self._tightened(tight, limits, compiled, size)
+            latency = self._latency(compiled) if any(limit.resource == "latency" for limit in limits) else None
+            rounds.append(_round_of(allocation, table, compiled, size, latency))
+            counted = {"size": size, "bops": recount(compiled.model).bops}
+            found = Mixed(compiled, _as_asked(allocation, limits, table, counted), table, ())
+            tighter = self._tightened(tight, limits, size, latency)
             if tighter == tight or len(rounds) == MOST_FITS:
-                counted = {"size": size, "bops": recount(compiled.model).bops}
-                return Mixed(compiled, _as_asked(allocation, limits, table, counted), table, ()), tuple(rounds)
+                return found, tuple(rounds)
             tight = tighter
 
     def compile(self, allocation: Allocation) -> Compiled:
@@ -174,23 +183,23 @@ class MixedCompiler:
         return self.ranged.judged(compiled)
 
     def _tightened(
-        self, tight: Sequence[Limit], limits: Sequence[Limit], compiled: Compiled, size: int
+        self, tight: Sequence[Limit], limits: Sequence[Limit], size: int, latency: float | None
     ) -> tuple[Limit, ...]:
         """``tight`` without what the result uses beyond ``limits`` of size and latency."""
         found = []
         for limit, asked in zip(tight, limits, strict=True):
             most = absolute(asked, self.table) if asked.resource != "bits" else math.inf
-            used = {"size": float(size), "latency": self._latency(compiled)}.get(asked.resource, 0.0) if most else 0.0
+            used = {"size": float(size), "latency": latency or 0.0}.get(asked.resource, 0.0)
             if used > most:
                 limit = replace(limit, amount=absolute(limit, self.table) - (used - most), relative=False)
             found.append(limit)
         return tuple(found)
 
-    def _latency(self, compiled: Compiled) -> float:
-        """Measured, in microseconds of the table's float model; 0 where that is not known, or nothing is measured."""
+    def _latency(self, compiled: Compiled) -> float | None:
+        """Microseconds, measured against the table's float model; None where nothing can or shall be measured."""
         reference = self.table.float_model.latency_us
         if reference is None or self.job.options.no_measure:
-            return 0.0
+            return None
         feeds = next(iter(self.job.source.batches(1))).feeds
         return reference / measure_ratio(self.job.canonical, compiled.model, feeds, 1, TRIAL_SECONDS).ratio
 
@@ -249,13 +258,17 @@ def _fidelity(compiled: Compiled) -> float:
     return -math.inf if compiled.sqnr_db is None else compiled.sqnr_db
 
 
-def _round_of(allocation: Allocation, table: CostTable, compiled: Compiled, size: int) -> AllocationRound:
+def _round_of(
+    allocation: Allocation, table: CostTable, compiled: Compiled, size: int, latency: float | None
+) -> AllocationRound:
     noise = table.measured_on is not None and table.measured_on.metric == SENSITIVITY_METRIC and not table.groups
     return AllocationRound(
         predicted_bytes=_predicted_bytes(allocation, table),
         bytes=size,
         predicted_db=-10 * math.log10(allocation.loss) if noise and allocation.loss > 0 else None,
         measured_db=compiled.sqnr_db,
+        predicted_us=next((use.used for use in allocation.limits if use.resource == "latency"), None),
+        measured_us=latency,
     )
 
 
