@@ -53,7 +53,8 @@ def measure(name: str, quick: bool, say: Say) -> dict[str, Any]:
     """One model: ``latencies`` (plan -> layers in float, predicted and measured microseconds), ``seconds`` they took.
 
     Both are of the graph in integers, with which each plan was run in turn, times a ratio: a shared machine is slower
-    at one time than at another. The ratio is the median of several sessions. ``drift`` is by how much it was, from when layers were measured.
+    at one time than at another. The ratio is the mean over several sessions. ``drift`` is by how much the machine was
+    slower than when layers were measured.
     """
     loaded, options, target = import_model(loader().path(name)), QuantizeOptions(), find_target("mixed")
     canonicalise(loaded.model, target, options)
@@ -72,7 +73,7 @@ def measure(name: str, quick: bool, say: Say) -> dict[str, Any]:
         trial = trials.lowered(in_float)
         found = [measure_ratio(integer, trial, feeds, 1, SECONDS) for _ in range(QUICK_TRIES if quick else TRIES)]
         references += [one.first.median_us for one in found]
-        ratios[plan] = statistics.median(1.0 / one.ratio for one in found)
+        ratios[plan] = statistics.fmean(1.0 / one.ratio for one in found)
     reference = statistics.median(references)
     scale = reference / predict(costs, ())
     return {
