@@ -34,7 +34,7 @@ def choices(
         with_float: a node may stay in float, where the target allows it.
     """
     most = target.sensitive_bits[cpu_kind(options)]
-    found = {}
+    found: dict[str, tuple[NodeChoice, ...]] = {}
     for node in model.graph:
         if not has_codes(node, placement):
             continue

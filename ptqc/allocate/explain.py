@@ -14,7 +14,7 @@ UNITS = {
     "size": ((1e6, "MB"), (1e3, "kB"), (1.0, "bytes")),
     "latency": ((1e6, "s"), (1e3, "ms"), (1.0, "us")),
     "bops": ((1e12, "T bit operations"), (1e9, "G bit operations"), (1e6, "M bit operations"), (1.0, "bit operations")),
-    "bits": ((1e6, "Mbit of weights"), (1e3, "kbit of weights"), (1.0, "bits of weights")),
+    "bits": ((1.0, "bits of a weight"),),
 }
 DIGITS = 4  # of amounts in messages
 MOST_NAMED = 5

@@ -14,6 +14,9 @@ from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.limits import Limit, absolute
 from ptqc.core.types import NodeChoice
 
+FLOAT_BITS = 32
+MOST_EXACT = 300  # nodes; above, several limits can take the solver minutes for the last fraction
+GAP = 1e-4  # that is enough then: relative to the loss
 COSTS = {"size": "bytes", "latency": "latency_us", "bops": "bops"}
 Candidates = Mapping[str, Sequence[Cost]]
 
@@ -102,12 +105,12 @@ def make_program(
     Raises:
         OptionError: a limit concerns what the table does not know, or a pattern matches no node.
     """
-    scale = _scales(table, rows)
+    scale, count = _scales(table, rows), sum(costs[0].weights or 0 for costs in rows.values())
     items = tuple(
-        Item(name, tuple(Option(cost.choice, _loss(cost) * scale[name], _costs(cost, limits)) for cost in costs))
+        Item(name, tuple(Option(cost.choice, _loss(cost) * scale[name], _costs(cost, limits, count)) for cost in costs))
         for name, costs in rows.items()
     )
-    bounds = [_bound(limit, table, rows) for limit in limits]
+    bounds = [_bound(limit, table) for limit in limits]
     groups = [(group.nodes, group.share) for group in table.groups if group.share is not None]
     groups += [(tuple(matching(pattern, rows, "--share")), share) for pattern, share in shares]
     for nodes, share in groups:
@@ -136,12 +139,13 @@ def _scales(table: CostTable, rows: Candidates) -> dict[str, float]:
     return factors
 
 
-def _costs(cost: Cost, limits: Sequence[Limit]) -> dict[str, float]:
-    """By resource. OptionError for what the table does not know."""
+def _costs(cost: Cost, limits: Sequence[Limit], count: int) -> dict[str, float]:
+    """By resource; bits as a part of the mean over ``count`` weights. OptionError for what the table does not know."""
     found: dict[str, float] = {}
     for limit in limits:
         if limit.resource == "bits":
-            value = None if cost.weights is None else float(cost.weights * (cost.precision.weight_bits or 32))
+            bits = cost.precision.weight_bits or FLOAT_BITS
+            value = None if cost.weights is None else cost.weights * bits / max(count, 1)
         else:
             value = getattr(cost, COSTS[limit.resource])
         if value is None:
@@ -155,11 +159,10 @@ def _costs(cost: Cost, limits: Sequence[Limit]) -> dict[str, float]:
     return found
 
 
-def _bound(limit: Limit, table: CostTable, rows: Candidates) -> Bound:
+def _bound(limit: Limit, table: CostTable) -> Bound:
     label = f"{limit.resource}={limit.text}"
     if limit.resource == "bits":
-        total = sum(costs[0].weights or 0 for costs in rows.values())
-        return Bound("bits", limit.amount * total, label)
+        return Bound("bits", limit.amount, label)
     fixed = {"size": table.rest.bytes, "latency": table.rest.latency_us}.get(limit.resource)
     return Bound(limit.resource, absolute(limit, table), label, float(fixed or 0.0))
 
@@ -230,7 +233,7 @@ def allocate(
 
     rows = candidates(table, allowed)
     program = make_program(table, rows, limits, alike, shares)
-    solution = solve(program)
+    solution = solve(program, gap=0.0 if len(rows) <= MOST_EXACT else GAP)
     chosen = {name: rows[name][index] for name, index in solution.chosen.items()}
     decibels = table.measured_on is not None and table.measured_on.metric == SENSITIVITY_METRIC
     reasons = node_reasons(program, rows, solution, decibels=decibels and not table.groups)
@@ -238,7 +241,7 @@ def allocate(
         graph_hash=table.graph_hash,
         nodes=tuple(_allocated(name, chosen[name], reasons[name]) for name in rows),
         limits=tuple(
-            LimitUse(limit.resource, limit.text, *_of_model(limit, bound.most, used, program, rows))
+            LimitUse(limit.resource, limit.text, bound.most, used)
             for limit, bound, used in zip(limits, program.bounds, solution.used, strict=False)
         ),
         metric=metric_of(table),
@@ -252,14 +255,6 @@ def allocate(
 def _allocated(name: str, cost: Cost, reason: str) -> AllocatedNode:
     numbers = cost.bytes, cost.bops, cost.latency_us
     return AllocatedNode(name, cost.precision, cost.storage, reason, _loss(cost), *numbers)
-
-
-def _of_model(limit: Limit, most: float, used: float, program: Program, rows: Candidates) -> tuple[float, float]:
-    """The limit and its use; mean bits where weights are limited."""
-    if limit.resource != "bits":
-        return most, used
-    total = max(sum(costs[0].weights or 0 for costs in rows.values()), 1)
-    return most / total, used / total
 
 
 def metric_of(table: CostTable) -> str:

@@ -93,7 +93,7 @@ def test_everything_fixed() -> None:
         (0.25, "latency", "0.25 us"),
         (2_500.0, "latency", "2.5 ms"),
         (3e9, "bops", "3 G bit operations"),
-        (4.5e6, "bits", "4.5 Mbit of weights"),
+        (4.5, "bits", "4.5 bits of a weight"),
         (1.25, "given by hand", "1.25"),
     ],
 )

@@ -16,7 +16,9 @@ CHOICES = {"fc": (W4, W8, KEPT_FLOAT)}
 
 
 def allocation(node="fc", choice=W4, graph=""):
-    return Allocation(graph, (AllocatedNode(node, choice.precision, choice.storage, "", 0.1),), (), "", 0.1, 0.1, "", 0.0)
+    return Allocation(
+        graph, (AllocatedNode(node, choice.precision, choice.storage, "", 0.1),), (), "", 0.1, 0.1, "", 0.0
+    )
 
 
 def written(path, text):

@@ -135,9 +135,9 @@ class QuantizedExecutor(TorchExecutor):
         """Under which keys of an environment ``step`` finds its inputs: some are there both in float and in codes."""
         return self._rules[step].reads
 
-    def start(self, feeds: Mapping[str, Any]) -> Environment:
+    def start(self, feeds: Mapping[str, Any], *, channels_last: bool = False) -> Environment:
         """As in float, but with quantized inputs."""
-        environment = super().start(feeds)
+        environment = super().start(feeds, channels_last=channels_last)
         for name in self.inputs:
             if name in self.plan.tensors and name in environment:
                 environment[name] = self._quantizer(name)(environment[name])
