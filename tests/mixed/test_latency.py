@@ -122,8 +122,9 @@ def measured(
 
 def test_layers_that_cannot_be_float_cost_the_same(model: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = {name: (INTEGER,) if name != "third" else (INTEGER, KEPT_FLOAT) for name in LAYERS}
-    found = measured(model, monkeypatch, choices)
-    assert list(found.integer_us) == LAYERS
+    found = measured(model, monkeypatch, {"weights alone": (INTEGER,), **choices})
+    assert list(found.integer_us) == ["weights alone", *LAYERS]
+    assert found.integer_us["weights alone"] == found.float_us["weights alone"] == 0
     assert all(found.integer_us[name] == found.float_us[name] for name in LAYERS if name != "third")
     assert found.pairs == ()
     assert predict(found, ()) > 0
