@@ -17,6 +17,7 @@ from benchmarks import (
     allocation,
     allocation_accuracy,
     allocation_additivity,
+    allocation_latency,
     allocation_solver,
     data_free,
     data_free_costs,
@@ -59,6 +60,8 @@ def selected(section: str, quick: bool) -> tuple[str, ...]:
         return data_free.QUICK if quick else data_free_subjects.subjects()
     if section == allocation_additivity.SECTION:
         return allocation_additivity.selected(quick)
+    if section == allocation_latency.SECTION:
+        return allocation_latency.selected(quick)
     if section == allocation_solver.SECTION:
         return allocation_solver.selected(quick)
     if section == "data-free-sensitivity":
@@ -100,6 +103,8 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
         return of_mixed
     if "additivity" in record:
         return [f"{name:24} {allocation_additivity.brief(record)}"]
+    if "latencies" in record:
+        return [f"{name:24} {allocation_latency.brief(record)}"]
     if "programs" in record:
         return [f"{name:24} {allocation_solver.brief(record)}"]
     if "forms" in record:
@@ -169,6 +174,7 @@ def main(models: str, only: str, quick: bool, force: bool, draws: int, only_tabl
         "data-free-sensitivity": data_free_sensitivity.measure,
         "data-free-cost": data_free_costs.measure,
         allocation_additivity.SECTION: allocation_additivity.measure,
+        allocation_latency.SECTION: allocation_latency.measure,
         allocation_solver.SECTION: allocation_solver.measure,
         **{
             name: section.measure

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks import (
     allocation,
     allocation_additivity,
+    allocation_latency,
     allocation_solver,
     allocation_tables,
     data_free_tables,
@@ -227,6 +228,7 @@ FILES: Mapping[str | Path, Mapping[str, Table]] = {
         allocation.FRONTS: (allocation.FRONTS, allocation_tables.fronts),
         allocation.COST: (allocation.COST, allocation_tables.costs),
         allocation_additivity.SECTION: (allocation_additivity.SECTION, allocation_additivity.detail),
+        allocation_latency.SECTION: (allocation_latency.SECTION, allocation_latency.detail),
         allocation_solver.SECTION: (allocation_solver.SECTION, allocation_solver.detail),
     },
 }
