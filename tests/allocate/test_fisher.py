@@ -9,9 +9,15 @@ from ptqc.allocate.fisher import fisher_information
 from ptqc.allocate.gradients import gradient_sensitivities
 from ptqc.allocate.trials import FactorSource, activation_params, linear_nodes
 from ptqc.core.types import NodeChoice, Precision
-from tests.allocate.gradient_networks import CLASSIFIER, REGRESSION, WEIGHTS, gradient_network, with_data
+from tests.allocate.gradient_networks import CLASSIFIER, REGRESSION, WEIGHTS, gradient_network, one_thread, with_data
 
 ROWS = 5
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    with one_thread():
+        yield
 
 
 def exact_diagonals(body):

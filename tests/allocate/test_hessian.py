@@ -18,11 +18,17 @@ from tests.allocate.gradient_networks import (
     REGRESSION,
     WEIGHTS,
     gradient_network,
+    one_thread,
     with_data,
 )
 
-
 ROWS = 24
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    with one_thread():
+        yield
 
 
 def exact_traces(body: str) -> dict[str, float]:
