@@ -268,9 +268,19 @@ def _limits(gates: "Gates", target: str) -> dict[str, str]:
     from ptqc.targets.registry import find_target
 
     if not find_target(target).weight_choices:
+        _check_countable(gates, target)
         return {}
     given = {name: getattr(gates, f"max_{name}") for name in LIMITS}
     return {name: text for name, text in given.items() if text is not None}
+
+
+def _check_countable(gates: "Gates", target: str) -> None:
+    """OptionError for gates on what such a target does not count: said now, not after the work."""
+    bits = f"--max-size {gates.max_size}" if (gates.max_size or "").strip().endswith("bits") else None
+    option = bits if gates.max_bops is None else f"--max-bops {gates.max_bops}"
+    if option is not None:
+        why = f"the target {target} leaves no choice of precisions"
+        raise OptionError(f"{option} cannot be checked", why=why, fix="add --target mixed, or leave it out")
 
 
 def _quantize(

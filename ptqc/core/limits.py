@@ -81,6 +81,9 @@ def parse_limits(texts: Sequence[str], option: str = "--max") -> tuple[Limit, ..
         name, equals, rest = text.partition("=")
         if not equals:
             raise OptionError(f"{option} {quoted(text)} cannot be read", fix=f"write it like {option} size=2MB")
+        if name.strip() not in get_args(Resource):
+            fix = nearest(name.strip(), get_args(Resource))
+            raise OptionError(f"{option} does not know {quoted(name.strip())}", fix=fix)
         limits.append(parse_limit(name.strip(), rest, f"{option} {name.strip()}="))
     return distinct(limits, option)
 

@@ -17,7 +17,7 @@ from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.source import Source
 from ptqc.core.cost import Cost, CostTable
-from ptqc.core.errors import OptionError
+from ptqc.core.errors import OptionError, quoted
 from ptqc.core.limits import Limit, Resource
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress, Steps
@@ -55,6 +55,13 @@ def predicted_front(
     if resource not in COSTS:
         raise OptionError(f"there is no front of {resource}", fix="use size, latency or bops")
     rows = candidates(table, allowed)
+    unknown = next((cost for costs in rows.values() for cost in costs if getattr(cost, COSTS[resource]) is None), None)
+    if unknown is not None:
+        raise OptionError(
+            f"the cost table has no {resource} of {quoted(unknown.node)} at {unknown.choice}",
+            why=f"a front against {resource} needs it",
+            fix="measure it with ptqc sensitivity (--latency for latencies), or leave out --table",
+        )
     program, counted = _programs(table, rows, resource, alike, limits)
     found = front(program, resource)
     every = [

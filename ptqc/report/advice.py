@@ -97,7 +97,11 @@ def _fidelity(report: Report) -> Iterator[str]:
     worst = sorted((row for row in report.layers if row.share), key=lambda row: -(row.share or 0.0))[:NAMED]
     if worst:
         names = ", ".join(f"{short_name(row.name)} ({row.share or 0:.0%})" for row in worst)
-        sentence += f" Most noise enters at {names}: try --keep-float with these names."
+        sentence += f" Most noise enters at {names}"
+        if report.allocation is None:
+            sentence += ": try --keep-float with these names."
+        else:
+            sentence += ", as far as the limits allow: ptqc pareto tells what more would gain."
     yield sentence
 
 

@@ -194,6 +194,8 @@ def test_keep_failed_writes_the_output(ptqc, calls, net):
         (["--report", "net.onnx"], "the output is the input"),
         (["--report", "no/out.json"], "no such folder"),
         (["--max-drop", "much"], "--max-drop 'much' cannot be read"),
+        (["--max-bops", "50%"], "--max-bops 50% cannot be checked"),
+        (["--max-size", "4bits"], "the target int8 leaves no choice of precisions"),
         (["--no-measure", "--min-speedup", "1"], "--min-speedup contradicts --no-measure"),
         (["--metric", "sqnr"], "--metric sqnr is no accuracy"),
         (["--metric", "top3"], "there is no metric 'top3'"),

@@ -61,3 +61,10 @@ def test_allocations_that_do_not_fit_are_refused(tmp_path, given, words):
     with pytest.raises(OptionError, match=words) as caught:
         read_allocation(written(tmp_path / "plan.json", given.text()), MODEL, CHOICES)
     assert caught.value.fix
+
+
+def test_a_damaged_allocation_is_named(tmp_path):
+    path = written(tmp_path / "plan.json", '{"version": 1, "nodes": [{"node": "fc"}]}')
+    with pytest.raises(OptionError, match="precision") as caught:
+        read_allocation(path, MODEL, CHOICES)
+    assert "plan.json" in caught.value.where

@@ -112,8 +112,9 @@ def test_what_cannot_be_met_or_is_not_known():
     bare = CostTable(
         "", (Cost("a", Precision(8, 8), None, 1.0, bytes=3, origin={"sensitivity": "given", "bytes": "given"}),)
     )
-    with pytest.raises(OptionError, match="no latency"):
+    with pytest.raises(OptionError, match="no latency") as caught:
         predicted_front(bare, "latency")
+    assert caught.value.why == "a front against latency needs it"
     alone = predicted_front(bare, "size")
     assert alone.metric == "given" and alone.float_used is None and alone.points[0].mean_bits is None
 

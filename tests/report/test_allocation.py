@@ -11,6 +11,7 @@ from ptqc.core.allocation import Additivity, AllocatedNode, Allocation, LimitUse
 from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable
 from ptqc.core.errors import OptionError
 from ptqc.core.types import FLOAT, Precision, WeightFormat
+from ptqc.report.advice import with_advice
 from ptqc.report.allocation import AllocationInfo, AllocationRound, allocation_info
 from ptqc.report.allocation_text import (
     additivity_text,
@@ -22,9 +23,10 @@ from ptqc.report.allocation_text import (
     proof_text,
     round_text,
 )
+from ptqc.report.estimates import Estimate
 from ptqc.report.html import to_html
 from ptqc.report.markdown import to_markdown
-from ptqc.report.report import FileInfo, Report
+from ptqc.report.report import Figures, FileInfo, LayerInfo, Report
 from tests.report.test_report import EVIL, rendered
 
 W4, W8 = Precision(4, 8), Precision(8, 8)
@@ -167,3 +169,12 @@ def test_sensitivities_become_a_table_again():
     for damaged in ({"w4a8 int5": 1.0}, {"nonsense": 1.0}, {"w8a8": -1.0}):
         with pytest.raises(OptionError, match="damaged"):
             replace(given(), sensitivities={"conv1": damaged}).table()
+
+
+def test_poor_results_are_not_told_to_leave_layers_in_float():
+    """The limits do not allow it."""
+    figures = Figures(sqnr_db=Estimate(9.0, 8.0, 10.0))
+    layers = (LayerInfo("conv2", "Conv", "w2a8", "", share=0.9),)
+    (mixed,) = with_advice(replace(report(given()), figures=figures, layers=layers)).warnings
+    (other,) = with_advice(replace(report(given()), figures=figures, layers=layers, allocation=None)).warnings
+    assert "conv2 (90%)" in mixed and "ptqc pareto" in mixed and "--keep-float" in other
