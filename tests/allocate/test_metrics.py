@@ -86,7 +86,7 @@ def test_divergence_is_never_negative(seed, distance):
 def test_what_is_no_number_is_the_worst_and_finite(name):
     exact = {"y": drawn(0, (2, 3))}
     found = loss(make_metric(name, model(CLASSIFIER)), [(exact, {"y": exact["y"] * math.nan})])
-    assert math.isfinite(found) and found > 1e300
+    assert math.isfinite(found) and found >= 1e20
 
 
 def test_unchanged_outputs_lose_nothing():
