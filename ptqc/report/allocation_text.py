@@ -84,12 +84,12 @@ def proof_text(info: AllocationInfo) -> str:
 
 
 def round_text(one: AllocationRound) -> str:
-    """``SQNR 20.90 dB (predicted 21.30), 180.10 kB (predicted 180.20 kB)``."""
+    """``SQNR 20.90 dB on calibration data (predicted 21.30), 180.10 kB (predicted 180.20 kB)``."""
     parts = []
     if one.measured_db is not None:
         unit = " dB" if math.isfinite(one.measured_db) else ""
         expected = "" if one.predicted_db is None else f" (predicted {decibel_text(one.predicted_db)})"
-        parts.append(f"SQNR {decibel_text(one.measured_db)}{unit}{expected}")
+        parts.append(f"SQNR {decibel_text(one.measured_db)}{unit} on calibration data{expected}")
     for found, predicted, resource in (
         (one.bytes, one.predicted_bytes, "size"),
         (one.measured_us, one.predicted_us, "latency"),

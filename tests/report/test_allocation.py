@@ -90,7 +90,10 @@ def test_summary_says_limits_prediction_and_measurement():
     assert rows[2] == ("limit", "latency 3ms: 2.500 ms of at most 3.000 ms (83.3%)")
     assert rows[3][1].startswith("SQNR 23.98 dB, proven: no choices within the limits have less")
     assert rows[4][0] == "round 1"
-    measured = "SQNR 23.10 dB (predicted 23.50), 180.26 kB (predicted 180.30 kB), 2.600 ms (predicted 2.500 ms)"
+    measured = (
+        "SQNR 23.10 dB on calibration data (predicted 23.50), 180.26 kB (predicted 180.30 kB), "
+        "2.600 ms (predicted 2.500 ms)"
+    )
     assert rows[5] == ("measured", measured)
     assert rows[6][0] == "prediction"
 
