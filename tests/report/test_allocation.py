@@ -138,7 +138,7 @@ def test_units_of_limits(limit, text):
 
 def test_what_was_not_measured_is_not_said():
     assert round_text(AllocationRound()) == "nothing was measured"
-    assert round_text(AllocationRound(bytes=10, measured_db=math.inf)) == "SQNR exact, 10 bytes"
+    assert round_text(AllocationRound(bytes=10, measured_db=math.inf)) == "SQNR exact on calibration data, 10 bytes"
     assert histogram_text(()) == "no nodes"
     empty = allocation_info(replace(ALLOCATION, nodes=(), limits=(), additivity=None, loss=0.0, bound=0.0))
     assert "SQNR exact" in rendered(report(empty)) and bits_plot(empty) == ""
