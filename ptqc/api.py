@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
-from ptqc.compile import canonicalise, compile_graph, restrictions_of
+from ptqc.compile import Compiled, canonicalise, compile_graph, restrictions_of
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
@@ -98,17 +98,14 @@ def quantize(
     description, watch = find_target(target), Stopwatch()
     options.check(integer_only=description.integer, mixed=bool(description.weight_choices))
     goals = Goals.checked(limits or {}, description, options)
+    if goals.drop is not None and options.metric is None:
+        options = replace(options, metric="top1")
     loaded = import_model(model)
     check_runs(loaded.model, str(loaded.path or ""))
     found = calibration_data(data, loaded, options, shown, description)
     estimation = _estimation(found, loaded, options, shown)
     source, held_out = found.source, options.eval_data is not None
-    if held_out:
-        specs = input_specs(loaded.model)
-        judged = open_source(options.eval_data, specs, preprocessing=options.preprocess)
-    else:
-        judged = source if estimation is None else estimation.samples
-    _check_metric(loaded.model, judged, options)
+    judged = _judged(source, estimation, loaded, options)
     original = loaded.model.clone()
     watch.lap("import")
     passes = canonicalise(loaded.model, description, options)
@@ -118,16 +115,10 @@ def quantize(
         feeds = next(iter(source.batches(1))).feeds
         restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
-    allocation, front = None, None
-    if description.weight_choices:
-        file = loaded.size, loaded.sha256
-        job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, *file)
-        mixed = compile_mixed(job, goals, judged)
-        compiled, front = mixed.compiled, mixed.front
-        allocation = allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds)
-    else:
-        compiled = compile_graph(loaded.model, description, source, restrictions, options, shown, found.limits)
-        compiled = with_packed_products(compiled, description, options, source, shown)
+    file = loaded.size, loaded.sha256
+    job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, *file)
+    mixed = compile_mixed(job, goals, judged) if description.weight_choices else None
+    compiled = _compiled(job) if mixed is None else mixed.compiled
     stamp(compiled.model, loaded.sha256, compiled.plan)
     watch.lap("calibrate and lower")
     run = Run(
@@ -145,8 +136,8 @@ def quantize(
         estimation=estimation,
         notes=found.notes,
         rounding=compiled.rounding,
-        allocation=allocation,
-        front=front,
+        allocation=None if mixed is None else allocation_info(mixed.allocation, mixed.table, rounds=mixed.rounds),
+        front=None if mixed is None else mixed.front,
     )
     report = measure(run, shown)
     model_out = without_doors(compiled.model) if options.io == "integer" else compiled.model
@@ -164,7 +155,20 @@ def _estimation(
     return Estimation(other.source, other.info, found.info)
 
 
-def _check_metric(model: ir.Model, judged: Source, options: QuantizeOptions) -> None:
-    """OptionError where the model and the data do not allow the metric: said on one sample, before the work."""
+def _judged(source: Source, estimation: Estimation | None, loaded: LoadedModel, options: QuantizeOptions) -> Source:
+    """The samples for the figures.
+
+    Raises OptionError where the model and these do not allow the metric: said on one sample, before the work.
+    """
+    judged = source if estimation is None else estimation.samples
+    if options.eval_data is not None:
+        judged = open_source(options.eval_data, input_specs(loaded.model), preprocessing=options.preprocess)
     if options.metric in ("top1", "top5"):
-        evaluate(model, FirstSamples(judged, 1), (options.metric,), threads=options.threads)
+        evaluate(loaded.model, FirstSamples(judged, 1), (options.metric,), threads=options.threads)
+    return judged
+
+
+def _compiled(job: MixedJob) -> Compiled:
+    """The result for a target that leaves no choice of precisions."""
+    arguments = job.canonical, job.target, job.source, job.restrictions, job.options, job.progress, job.ranges
+    return with_packed_products(compile_graph(*arguments), job.target, job.options, job.source, job.progress)
