@@ -85,7 +85,8 @@ def pareto(
     resources = {against, *(limit.resource for limit in kept)}
     wanted = Wanted(latency="latency" in resources, narrow_activations="bops" in resources)
     if options.table is not None and not count:
-        front = _from_table(canonical, description, options, wanted, against, points, kept)
+        table = read_table(options.table, canonical, loaded.size)
+        front = _from_table(table, canonical, description, options, wanted, against, points, kept)
     else:
         found, restrictions = calibration_data(data, loaded, options, shown, description), restrictions_of(options)
         job = MixedJob(canonical, description, found.source, restrictions, options, shown, found.limits, loaded.size)
@@ -94,6 +95,7 @@ def pareto(
 
 
 def _from_table(
+    table: CostTable,
     canonical: ir.Model,
     target: Target,
     options: QuantizeOptions,
@@ -103,8 +105,7 @@ def _from_table(
     limits: tuple[Limit, ...],
 ) -> Front:
     """The front of a table that was given, for a model: what must be alike, and which choices there are."""
-    assert options.table is not None  # the caller looked
-    table, restrictions = read_table(options.table, canonical), restrictions_of(options)
+    restrictions = restrictions_of(options)
     given = node_choices(canonical, target, restrictions, options, wanted)
     ties = graph_ties(canonical, place(canonical, target, restrictions), given)
     alike = (*ties, *same_bits(options.same_bits, given))

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ptqc.allocate.formats import admissible_formats, cpu_kind, has_codes
+from ptqc.allocate.formats import PLAIN_BITS, admissible_formats, cpu_kind, has_codes
 from ptqc.allocate.place import Placement
 from ptqc.allocate.restrict import Restrictions
-from ptqc.core.options import QuantizeOptions
+from ptqc.core.options import WITHOUT_CODEBOOKS, QuantizeOptions
 from ptqc.core.plan import WEIGHT_ONLY, Form
 from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, WeightFormat
 from ptqc.graph.linear import linear_parts
@@ -43,11 +43,14 @@ def choices(
             found[node.name or ""] = (NodeChoice(Precision(most, 8), WeightFormat(most)),)
             continue
         widths, activations = _widths(target, most, activation_bits, form, demand)
+        if options.packing == "plain" and demand is None:
+            widths = tuple(bits for bits in widths if bits in PLAIN_BITS)
         given = [
             NodeChoice(Precision(bits, activation), storage)
             for activation in activations
             for bits in widths
             for storage in admissible_formats(node, form, bits, options)
+            if storage.codebook == "none" or options.rounding not in WITHOUT_CODEBOOKS
         ]
         free = demand is None and with_float and not target.integer and form not in WEIGHT_ONLY
         found[node.name or ""] = (*given, *((KEPT_FLOAT,) if free else ()))

@@ -9,7 +9,7 @@ from typing import Literal
 from ptqc.allocate.program import Bound, Item, Option, PairTerm, Program, Tie
 from ptqc.allocate.reasons import node_reasons
 from ptqc.core.allocation import AllocatedNode, Allocation, LimitUse
-from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable, Pair
+from ptqc.core.cost import MAKE, SENSITIVITY_METRIC, Cost, CostTable, Pair
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.limits import Limit, absolute
 from ptqc.core.types import NodeChoice
@@ -49,10 +49,11 @@ def candidates(table: CostTable, allowed: Mapping[str, Collection[NodeChoice]] |
     """The rows of each node that are choices, in graph order where ``allowed`` gives one, else in that of the table.
 
     Args:
-        allowed: by node; None: everything that the table has.
+        allowed: by node; None: everything that the table has. Rows that do not say how weights are stored need a choice
+            of the same precision.
 
     Raises:
-        OptionError: a node has none, or one without sensitivity.
+        OptionError: a node has none, or one without sensitivity; there is no node.
     """
     rows = table.by_node()
     names = list(rows) if allowed is None else [name for name in allowed if name in rows]
@@ -60,7 +61,7 @@ def candidates(table: CostTable, allowed: Mapping[str, Collection[NodeChoice]] |
     for name in names:
         choices = _choices(rows[name])
         if allowed is not None:
-            choices = [cost for cost in choices if NodeChoice(cost.precision, cost.storage) in allowed[name]]
+            choices = [cost for cost in choices if _is_allowed(cost, allowed[name])]
         if not choices:
             raise OptionError(
                 f"the cost table has no admissible choice for {quoted(name)}",
@@ -74,7 +75,17 @@ def candidates(table: CostTable, allowed: Mapping[str, Collection[NodeChoice]] |
                 fix="every choice needs one; leave out the row if it is none",
             )
         found[name] = choices
+    if not found:
+        why = (
+            "it has no rows" if not rows else "none of its nodes is one that the target and the options leave a choice"
+        )
+        raise OptionError("the cost table has nothing to choose from", why=why, fix=MAKE)
     return found
+
+
+def _is_allowed(cost: Cost, allowed: Collection[NodeChoice]) -> bool:
+    given = NodeChoice(cost.precision, cost.storage)
+    return given in allowed or (cost.storage is None and any(one.precision == cost.precision for one in allowed))
 
 
 def _choices(rows: Sequence[Cost]) -> list[Cost]:
@@ -119,7 +130,8 @@ def make_program(
             label = f"{share:.0%} of {bound.label}"
             bounds.append(Bound(bound.resource, most, label, 0.0, frozenset(nodes)))
     pairs = [term for pair in table.pairs for term in _pair_terms(pair, rows, scale, limits)]
-    return Program(items, tuple(bounds), tuple(one.tie(rows) for one in alike), tuple(pairs))
+    ties = tuple(one.tie(rows) for one in alike if any(name in rows for name in one.nodes))
+    return Program(items, tuple(bounds), ties, tuple(pairs))
 
 
 def _loss(cost: Cost) -> float:
@@ -245,8 +257,8 @@ def allocate(
             for limit, bound, used in zip(limits, program.bounds, solution.used, strict=False)
         ),
         metric=metric_of(table),
-        loss=solution.loss,
-        bound=solution.bound,
+        loss=max(solution.loss, 0.0),  # pairs whose errors cancel may predict less than nothing
+        bound=max(solution.bound, 0.0),
         solver=solution.solver,
         seconds=solution.seconds,
     )

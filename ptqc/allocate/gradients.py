@@ -1,6 +1,5 @@
 """Sensitivities from gradients of the float model, instead of measuring every choice: Hessian, Fisher, relevance."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import onnx_ir as ir
 from ptqc.allocate.fisher import fisher_information
 from ptqc.allocate.gradient_network import GradientNetwork
 from ptqc.allocate.hessian import TraceEstimate, hessian_traces
-from ptqc.allocate.metrics import FISHER, GRADIENT, RELEVANCE
+from ptqc.allocate.metrics import FISHER, GRADIENT, RELEVANCE, bounded
 from ptqc.allocate.relevance import RelevanceNetwork, measure_relevance
 from ptqc.allocate.trials import FactorSource, linear_nodes
 from ptqc.calibrate.source import Source
@@ -166,7 +165,7 @@ def _values(
             weights, bits = factors.of(parts[name], choice).weights, choice.precision.activation_bits
             value = 0.0 if weights is None else loss(name, weights - own)
             value += 0.0 if bits is None else activations.get((name, bits), 0.0)
-            found[name, choice] = min(value, sys.float_info.max)
+            found[name, choice] = bounded(value)
     return found
 
 

@@ -24,6 +24,7 @@ NOISE, KL = "noise", "kl"
 HESSIAN, FISHER, RELEVANCE = "hessian", "fisher", "relevance"
 MEASURED = (NOISE, KL)
 GRADIENT = (HESSIAN, FISHER, RELEVANCE)  # from gradients of the float model: ptqc.allocate.gradients
+MOST_LOSS = 1e20  # nothing is left of the model then; sums of such are far from the greatest number of a cost table
 DESCRIPTIONS = {
     NOISE: SENSITIVITY_METRIC,
     KL: "divergence of class probabilities (KL)",
@@ -119,7 +120,7 @@ class RelativeSquaredError:
         if self.signal == 0.0:
             why = "an error cannot be put in relation to nothing"
             raise DataError("all outputs of the float model are zero", why=why)
-        return _bounded(total / self.signal)
+        return bounded(total / self.signal)
 
 
 class Divergence:
@@ -149,7 +150,7 @@ class Divergence:
 
     def finish(self, total: float) -> float:
         """The mean."""
-        return _bounded(total / max(self.rows, 1))
+        return bounded(total / max(self.rows, 1))
 
     def _logarithms(self, values: "Tensor") -> "Tensor":
         import torch
@@ -191,7 +192,7 @@ class UserMetric:
 
     def finish(self, total: float) -> float:
         """The mean."""
-        return _bounded(total / max(self.samples, 1))
+        return bounded(total / max(self.samples, 1))
 
 
 def _arrays(tensors: "Mapping[str, Tensor]") -> dict[str, Array]:
@@ -208,5 +209,6 @@ def _known(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _bounded(value: float) -> float:
-    return min(value, sys.float_info.max)
+def bounded(value: float) -> float:
+    """A loss as a sensitivity: finite, so that those of a whole model can be added up, whatever NaN and inf came."""
+    return min(_known(value), MOST_LOSS)

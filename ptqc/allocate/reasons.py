@@ -33,7 +33,8 @@ def _reason(rows: Sequence[Cost], losses: Sequence[float], index: int, total: fl
     best = min(range(len(rows)), key=lambda i: (losses[i], -(rows[i].bytes or 0)))
 
     def change(start: int, end: int) -> str:
-        return _change(total + losses[start] - losses[index], total + losses[end] - losses[index], decibels=decibels)
+        others = total - losses[index]  # below zero where errors of pairs cancel
+        return _change(max(others + losses[start], 0.0), max(others + losses[end], 0.0), decibels=decibels)
 
     if index == best:
         saved = "its best choice"
@@ -55,11 +56,11 @@ def _name(cost: Cost) -> str:
 
 
 def _saving(best: Cost, chosen: Cost) -> str:
-    if best.bytes is not None and chosen.bytes is not None and best.bytes != chosen.bytes:
+    if best.bytes is not None and chosen.bytes is not None and best.bytes > chosen.bytes:
         return _bytes(best.bytes - chosen.bytes)
     if best.latency_us is not None and chosen.latency_us is not None and best.latency_us > chosen.latency_us:
         return f"{best.latency_us - chosen.latency_us:.0f} us"
-    if best.bops and chosen.bops is not None:
+    if best.bops and chosen.bops is not None and best.bops > chosen.bops:
         return f"{1 - chosen.bops / best.bops:.0%} of its bit operations"
     return "nothing"
 
@@ -74,7 +75,9 @@ def _change(before: float, after: float, *, decibels: bool) -> str:
         lost = math.inf if before <= 0 < after else 10 * math.log10(after / before) if after > 0 < before else 0.0
         return "all of its SQNR" if lost == math.inf else f"{lost:.2f} dB" if abs(lost) >= LEAST_DB else "nothing"
     if before <= 0 or after > MOST_PER_CENT * before:
-        return f"{after / before:.3g} times the loss" if before > 0 else f"a loss of {after:.2g}"
+        return (
+            f"{after / before:.3g} times the loss" if before > 0 else f"a loss of {after:.2g}" if after else "nothing"
+        )
     return f"{(after - before) / before:.1%} of the loss"
 
 

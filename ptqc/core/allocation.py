@@ -13,6 +13,7 @@ from ptqc.core.types import Precision, WeightFormat
 
 ALLOCATION_VERSION = 1
 MAKE = "make it with ptqc allocate TABLE --max size=2MB -o plan.json"
+ROUNDING = 1e-9  # of correlations
 NODE_COSTS = ("sensitivity", "bytes", "bops", "latency_us")
 
 
@@ -72,6 +73,8 @@ class AllocatedNode:
         costs = {name: data[name] for name in NODE_COSTS if data.get(name) is not None}
         if any(isinstance(cost, bool) or not isinstance(cost, int | float) for cost in costs.values()):
             raise TypeError("costs must be numbers")
+        if not all(isinstance(costs.get(name, 0), int) for name in ("bytes", "bops")):
+            raise TypeError("bytes and bops must be whole numbers")
         return cls(node, Precision.parse(precision), storage, words, **{"sensitivity": 0.0, **costs})
 
 
@@ -90,6 +93,9 @@ class LimitUse:
     text: str
     most: float
     used: float
+
+    def __post_init__(self) -> None:
+        _check_amounts("a limit", self.most, self.used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,11 @@ class Additivity:
     spread: float
     greatest: float
     pairs: int = 0
+
+    def __post_init__(self) -> None:
+        _check_amounts("additivity", self.assignments, self.ratio, self.spread, self.greatest, self.pairs)
+        if not all(-1 - ROUNDING <= one <= 1 + ROUNDING for one in (self.spearman, self.pearson)):
+            raise ValueError("a correlation must lie in -1..1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +151,9 @@ class Allocation:
     solver: str
     seconds: float
     additivity: Additivity | None = None
+
+    def __post_init__(self) -> None:
+        _check_amounts("losses and seconds", self.loss, self.bound, self.seconds)
 
     @property
     def gap(self) -> float:
@@ -205,6 +219,11 @@ class Allocation:
         except (ValueError, RecursionError) as error:
             raise OptionError("this is no allocation", why=f"it is no JSON: {error}", fix=MAKE) from error
         return cls.from_json(data)
+
+
+def _check_amounts(what: str, *numbers: float) -> None:
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError(f"the numbers of {what} must be from 0 on")
 
 
 _PROOF: Mapping[str, float | str] = {"metric": "", "loss": 0.0, "bound": 0.0, "solver": "", "seconds": 0.0}

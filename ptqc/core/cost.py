@@ -1,7 +1,6 @@
 """The cost table: what each node costs at each precision, which allocation weighs up."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -18,6 +17,7 @@ SENSITIVITY_METRIC = "relative squared error"  # noise power of all outputs of t
 Origin = Literal["measured", "modelled", "given"]
 _WHOLE = ("weights", "bytes", "bops", "macs")
 NUMBERS = ("sensitivity", *_WHOLE, "latency_us")
+GREATEST = 1e30  # of any number: sums and products of such are finite
 FACTS = ("graph_hash", "measured_on", "pairs", "rest", "float_model", "groups")  # of a table, beside its rows
 MAKE = "make it with ptqc sensitivity MODEL -o table.json, or by docs/cost-table.md"
 READ_ERRORS = (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OptionError)
@@ -55,8 +55,8 @@ class Cost:
         known = [name for name in NUMBERS if getattr(self, name) is not None]
         for name in known:
             number = getattr(self, name)
-            if isinstance(number, bool) or not math.isfinite(number) or number < 0:
-                raise ValueError(f"{name} of {quoted(self.node)} must be a number from 0 on")
+            if isinstance(number, bool) or not 0 <= number <= GREATEST:
+                raise ValueError(f"{name} of {quoted(self.node)} must be a number from 0 on, at most {GREATEST:g}")
             if name in _WHOLE and not isinstance(number, int):
                 raise ValueError(f"{name} of {quoted(self.node)} must be a whole number")
         if sorted(self.origin) != sorted(known) or not all(one in get_args(Origin) for one in self.origin.values()):
@@ -122,7 +122,8 @@ class Whole:
 
     Attributes:
         bytes: of the file.
-        latency_us: of one run.
+        latency_us: of one run. That of the rest may be below zero: where nodes in float save more than all that they
+            cost in integers.
     """
 
     bytes: int | None = None
@@ -130,12 +131,12 @@ class Whole:
 
     def __post_init__(self) -> None:
         _check_amount("bytes", self.bytes)
-        _check_amount("latency_us", self.latency_us)
+        _check_amount("latency_us", None if self.latency_us is None else abs(self.latency_us))
 
 
 def _check_amount(name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be a number from 0 on")
+    if value is not None and not 0 <= value <= GREATEST:
+        raise ValueError(f"{name} must be a number from 0 on, at most {GREATEST:g}")
 
 
 def _number(name: str, value: Any) -> Any:
@@ -210,6 +211,7 @@ class CostTable:
         for one, other in pairwise(costs):
             if _key(one) == _key(other):
                 raise ValueError(f"{quoted(one.node)} has more than one entry for {one.choice}")
+        _check_amount("latency_us of float_model", self.float_model.latency_us)
         object.__setattr__(self, "costs", costs)
 
     def find(self, node: str, precision: Precision, storage: WeightFormat | None = None) -> Cost | None:

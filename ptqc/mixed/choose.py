@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -99,7 +100,7 @@ class MixedCompiler:
         )
         self.measured: MeasuredTable | None = None
         if options.table is not None:
-            self.table = read_table(options.table, job.canonical)
+            self.table = read_table(options.table, job.canonical, job.file_bytes)
         else:
             self.measured = measure_table(
                 TableJob(
@@ -128,9 +129,10 @@ class MixedCompiler:
             again, more = self._round(corrected, limits, best)
             better = _fidelity(again.compiled) > _fidelity(best.compiled)
             best, rounds = (again, (*rounds, *more)) if better else (best, (*more, *rounds))
-        return replace(best, rounds=rounds, front=self._front())
+        return replace(best, rounds=rounds, front=self.front)
 
-    def _front(self) -> Front | None:
+    @cached_property
+    def front(self) -> Front | None:
         """Of loss against size; None where the table does not know sizes."""
         rows = candidates(self.table, self.choices)
         if any(cost.bytes is None for costs in rows.values() for cost in costs):

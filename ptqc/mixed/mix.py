@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ptqc.allocate.from_table import candidates
 from ptqc.calibrate.source import Source
 from ptqc.compile import compile_graph
+from ptqc.core.errors import GateFailed
 from ptqc.core.limits import Limit
 from ptqc.graph.save import serialize
 from ptqc.mixed.choose import Mixed, MixedCompiler, MixedJob, restricted
@@ -58,7 +59,11 @@ def smallest_mixed(compiler: MixedCompiler, limits: Sequence[Limit], drop: float
     sizes = [_least_size(compiler), len(serialize(best.compiled.model))]
     for _ in range(BISECTIONS):
         size = math.sqrt(sizes[0] * sizes[1])
-        found = compiler.run((*limits, Limit("size", size, False, f"{size / 1000:.2f}kB")))
+        try:
+            found = compiler.run((*limits, Limit("size", size, False, f"{size / 1000:.2f}kB")))
+        except GateFailed:  # the other limits need more
+            sizes[0] = size
+            continue
         enough = lost(found) <= drop
         best = found if enough else best
         sizes[1 if enough else 0] = size

@@ -62,3 +62,10 @@ def test_weights_have_seven_bits_at_most_where_the_cpu_saturates():
 def test_nodes_with_float_activations_choose_among_blocks_of_weights():
     real = Restrictions(precisions=(("b", Precision(4, None)),))
     assert found(restrictions=real)["b"] == ["w4a16 int4/32z"]
+
+
+def test_ways_to_round_and_to_pack_leave_what_they_can_store():
+    for rounding in ("nearest", "squant", "hqq"):
+        assert not any("codebook" in one for one in found(options=QuantizeOptions(rounding=rounding))["b"])
+    plain = QuantizeOptions(cpu="vnni", packing="plain")
+    assert found(options=plain)["b"] == ["w2a8 int2", "w4a8 int4", "w8a8 int8"]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ptqc.allocate.from_table import Likeness, allocate, candidates, make_program, same_bits
-from ptqc.core.cost import SENSITIVITY_METRIC, Cost, CostTable, MeasuredOn, MetricGroup, Pair, Whole
+from ptqc.core.cost import GREATEST, SENSITIVITY_METRIC, Cost, CostTable, MeasuredOn, MetricGroup, Pair, Whole
 from ptqc.core.errors import GateFailed, OptionError
 from ptqc.core.limits import parse_limits
 from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, WeightFormat
@@ -165,3 +165,49 @@ def test_reasons_in_other_metrics_tell_shares_of_the_loss():
 def test_a_fixed_node_says_so():
     found = allocate(table(cost("a", "w4a8", 0.1, WeightFormat(4, "tensor"))), ())
     assert found.nodes[0].reason == "4 bits by codebook: its only choice"
+
+
+def test_errors_that_cancel_leave_a_loss_of_nothing():
+    costs = [one for name in "abc" for one in rows(name, 0.1, 0.1)]
+    pairs = (Pair("a", "b", -1.0), Pair("b", "c", -1.0), Pair("a", "c", -1.0))
+    found = allocate(table(*costs, pairs=pairs), parse_limits(["size=260"]))
+    assert found.loss == found.bound == found.gap == 0.0
+    assert not any("-" in node.reason for node in found.nodes)
+
+
+def test_a_loss_of_nothing_is_proven_too():
+    costs = [one for name in "ab" for one in rows(name, 0.0, 0.0)]
+    found = allocate(table(*costs, pairs=(Pair("a", "b", 0.5),)), parse_limits(["size=160"]))
+    assert (found.loss, found.gap) == (0.0, 0.0)
+    assert found.nodes[0].reason.endswith("for nothing")
+
+
+def test_the_greatest_losses_can_be_added_up():
+    costs = [one for name in "ab" for one in rows(name, 0.001, GREATEST)]
+    found = allocate(table(*costs, pairs=(Pair("a", "b", 1.0),)), parse_limits(["size=200"]))
+    assert set(chosen(found).values()) == {"w8a8"}
+    assert math.isclose(found.loss, 0.004)
+
+
+def test_a_choice_that_takes_more_bytes_is_not_said_to_save_any():
+    small = cost("a", "w8a8", 0.001, bytes=50, weights=50, bops=3200, macs=50)
+    large = cost("a", "w4a8", 0.002, bytes=60, weights=50, bops=1600, macs=50)
+    (node,) = allocate(table(small, large), parse_limits(["bops=50%"])).nodes
+    assert "saves 50% of its bit operations" in node.reason
+
+
+def test_ties_of_nodes_without_rows_tie_nothing():
+    other = Likeness(("x", "y"), "choice", "they share weights")
+    assert allocate(TABLE, (), alike=(other,)).nodes == allocate(TABLE, ()).nodes
+
+
+@pytest.mark.parametrize(("given", "allowed"), [(table(), None), (TABLE, {"x": (KEPT_FLOAT,)})])
+def test_a_table_without_choices_is_refused(given, allowed):
+    with pytest.raises(OptionError, match="nothing to choose from"):
+        allocate(given, (), allowed=allowed)
+
+
+def test_rows_that_do_not_say_how_weights_are_stored_fit_any_way():
+    four = NodeChoice(Precision(4, 8), WeightFormat(4, "tensor"))
+    found = candidates(TABLE, {"a": (four,)})
+    assert [(one.choice, one.storage) for one in found["a"]] == [("w4a8", None)]

@@ -23,6 +23,7 @@ ALLOCATION = Allocation(
     0.01,
     Additivity(20, 0.9, 0.95, 1.1, 0.1, 0.5),
 )
+ADDITIVITY = ALLOCATION.to_json()["additivity"]
 
 
 def test_json_keeps_everything():
@@ -66,6 +67,11 @@ def changed(**entry):
         (changed(precision="w0a8"), "0 bits"),
         (changed(storage="int4"), "cannot store"),
         (changed(storage="four"), "not a way to store weights"),
+        ({**ALLOCATION.to_json(), "loss": 0.0, "bound": -1.0}, "from 0 on"),
+        ({**ALLOCATION.to_json(), "limits": [{"resource": "size", "text": "", "most": "inf", "used": 1}]}, "from 0 on"),
+        ({**ALLOCATION.to_json(), "additivity": {**ADDITIVITY, "ratio": "nan"}}, "from 0 on"),
+        ({**ALLOCATION.to_json(), "additivity": {**ADDITIVITY, "spearman": 2}}, "-1..1"),
+        (changed(bytes=1.5), "whole numbers"),
         (changed(bytes=-1), "from 0 on"),
         (changed(sensitivity="high"), "must be numbers"),
         (changed(sensitivity=float("nan")), "from 0 on"),

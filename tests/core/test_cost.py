@@ -150,3 +150,15 @@ def test_wrong_facts_are_refused(facts, words):
     with pytest.raises(OptionError) as refusal:
         CostTable.from_json({**TABLE.to_json(), **facts})
     assert words in str(refusal.value)
+
+
+def test_numbers_that_could_not_be_added_up_are_refused():
+    for name, number in (("sensitivity", 1e300), ("bytes", 10**40), ("latency_us", 1e200)):
+        with pytest.raises(OptionError, match="at most 1e\\+30"):
+            CostTable.from_json({"version": 2, "costs": [{"node": "conv", "precision": "w4a8", name: number}]})
+
+
+def test_the_rest_may_save_time_and_the_float_model_may_not():
+    assert CostTable.from_json({"version": 2, "costs": [], "rest": {"latency_us": -2.5}}).rest.latency_us == -2.5
+    with pytest.raises(OptionError, match="latency_us of float_model"):
+        CostTable.from_json({"version": 2, "costs": [], "float_model": {"latency_us": -2.5}})

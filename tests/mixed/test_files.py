@@ -32,6 +32,11 @@ def test_a_table_of_this_model_or_of_none_is_read(tmp_path):
         assert read_table(written(tmp_path / "table.json", table.text()), MODEL) == table
 
 
+def test_per_cent_of_a_size_are_those_of_the_file_at_hand(tmp_path):
+    table = CostTable("", (Cost("fc", W4.precision, W4.storage, 0.1, origin={"sensitivity": "given"}),))
+    assert read_table(written(tmp_path / "table.json", table.text()), MODEL, 700).float_model.bytes == 700
+
+
 def test_a_table_of_another_model_is_refused(tmp_path):
     path = written(tmp_path / "table.json", CostTable("0" * 64, ()).text())
     with pytest.raises(OptionError, match="of another model"):
@@ -47,6 +52,12 @@ def test_an_allocation_is_read(tmp_path):
 def test_float_and_precisions_without_storage_are_choices_too(tmp_path, choice):
     path = written(tmp_path / "plan.json", allocation(choice=choice).text())
     assert read_allocation(path, MODEL, CHOICES).nodes[0].precision == choice.precision
+
+
+def test_float_is_no_choice_of_integer_only_targets(tmp_path):
+    path = written(tmp_path / "plan.json", allocation(choice=KEPT_FLOAT).text())
+    with pytest.raises(OptionError, match="cannot be float"):
+        read_allocation(path, MODEL, {"fc": (W4, W8)})
 
 
 @pytest.mark.parametrize(
