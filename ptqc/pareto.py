@@ -130,7 +130,8 @@ def _from_samples(
     if count:
         joint = compiler.measured.joint if compiler.measured is not None else None
         if joint is None:
-            joint = joint_measurement(compiler.ranged.best.canonical, given, job.source, job.options, job.progress)
+            canonical, source = compiler.ranged.best.canonical, job.source
+            joint = joint_measurement(canonical, given, job.target, source, job.options, job.progress)
         steps = partial(job.progress, "measure the front")
         found = measured_front(found, compiler.table, joint, count, allowed=given, progress=steps)
     return found

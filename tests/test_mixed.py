@@ -151,3 +151,8 @@ def test_options_of_mixed_targets_are_refused_elsewhere():
         quantize(NET.clone(), "int8", DATA, options=replace(QUICK, same_bits=(("a", "b"),)))
     with pytest.raises(OptionError, match="leaves no choice"):
         quantize(NET.clone(), "int8", DATA, limits={"size": "50%"}, options=QUICK)
+
+
+def test_bit_operations_of_nodes_in_float_count_too():
+    with pytest.raises(GateFailed, match="of what is in no row"):
+        mixed({"bops": "50%"}, keep_float=("first",))

@@ -12,9 +12,8 @@ from ptqc.core.allocation import AllocatedNode, Allocation, LimitUse
 from ptqc.core.cost import MAKE, SENSITIVITY_METRIC, Cost, CostTable, Pair
 from ptqc.core.errors import OptionError, nearest, quoted
 from ptqc.core.limits import Limit, absolute
-from ptqc.core.types import NodeChoice
+from ptqc.core.types import FLOAT_BITS, NodeChoice
 
-FLOAT_BITS = 32
 MOST_EXACT = 300  # nodes; above, several limits can take the solver minutes for the last fraction
 GAP = 1e-4  # that is enough then: relative to the loss
 COSTS = {"size": "bytes", "latency": "latency_us", "bops": "bops"}
@@ -175,7 +174,7 @@ def _bound(limit: Limit, table: CostTable) -> Bound:
     label = f"{limit.resource}={limit.text}"
     if limit.resource == "bits":
         return Bound("bits", limit.amount, label)
-    fixed = {"size": table.rest.bytes, "latency": table.rest.latency_us}.get(limit.resource)
+    fixed = {"size": table.rest.bytes, "latency": table.rest.latency_us, "bops": table.rest.bops}[limit.resource]
     return Bound(limit.resource, absolute(limit, table), label, float(fixed or 0.0))
 
 

@@ -16,7 +16,7 @@ from ptqc.calibrate.source import Batch, Source
 from ptqc.core.cost import Cost, CostTable, MeasuredOn, Origin
 from ptqc.core.errors import OptionError
 from ptqc.core.progress import Steps
-from ptqc.core.types import NodeChoice, Precision
+from ptqc.core.types import FLOAT_BITS, NodeChoice, Precision
 from ptqc.graph.costs import node_costs
 from ptqc.graph.linear import Linear
 from ptqc.graph.walk import graph_hash
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ptqc.execute.torch_executor.block import Environment, Step
 
 LEAST_BITS, MOST_BITS = 2, 8
-FLOAT_BITS = 32
 _SCALE_BYTES = 5  # float32 scale and int8 zero point of a channel
 
 Trial = tuple[str, NodeChoice]  # a node with one of its factors quantized

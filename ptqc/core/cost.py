@@ -124,13 +124,16 @@ class Whole:
         bytes: of the file.
         latency_us: of one run. That of the rest may be below zero: where nodes in float save more than all that they
             cost in integers.
+        bops: bit operations for one sample; of the float model with 32 bits throughout.
     """
 
     bytes: int | None = None
     latency_us: float | None = None
+    bops: int | None = None
 
     def __post_init__(self) -> None:
         _check_amount("bytes", self.bytes)
+        _check_amount("bops", self.bops)
         _check_amount("latency_us", None if self.latency_us is None else abs(self.latency_us))
 
 

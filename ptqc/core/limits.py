@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ptqc.core.cost import CostTable
 from ptqc.core.errors import OptionError, nearest, quoted
+from ptqc.core.types import FLOAT_BITS
 
 Resource = Literal["size", "latency", "bops", "bits"]
 
@@ -165,6 +166,8 @@ def _unreadable(resource: str, text: str, option: str) -> OptionError:
 
 def _w8a8_bops(table: CostTable) -> int | None:
     """Bit operations with 8 bits throughout; None where the multiply-accumulates of a node are not known."""
+    if table.float_model.bops is not None:
+        return table.float_model.bops * W8A8_BITS // FLOAT_BITS**2
     total = 0
     for costs in table.by_node().values():
         macs = next((cost.macs for cost in costs if cost.macs is not None), None)
@@ -174,6 +177,6 @@ def _w8a8_bops(table: CostTable) -> int | None:
         counted = next((cost for cost in costs if cost.bops is not None), None)
         if counted is None or counted.bops is None:
             return None
-        bits = (counted.precision.weight_bits or 32) * (counted.precision.activation_bits or 32)
+        bits = (counted.precision.weight_bits or FLOAT_BITS) * (counted.precision.activation_bits or FLOAT_BITS)
         total += round(counted.bops / bits * W8A8_BITS)
     return total

@@ -230,6 +230,7 @@ class Precision:
         return cls(None if weight >= 16 else weight, None if activation >= 16 else activation)
 
 
+FLOAT_BITS = 32  # of what stays in float
 FLOAT = Precision(None, None)
 
 

@@ -167,7 +167,7 @@ class MixedCompiler:
             rounds.append(_round_of(allocation, table, compiled, size, latency))
             counted = {"size": size, "bops": recount(compiled.model).bops}
             found = Mixed(compiled, _as_asked(allocation, limits, table, counted), table, ())
-            tighter = self._tightened(tight, limits, size, latency)
+            tighter = self._tightened(tight, limits, {**counted, "latency": latency})
             if tighter == tight or len(rounds) == MOST_FITS:
                 return found, tuple(rounds)
             tight = tighter
@@ -185,13 +185,13 @@ class MixedCompiler:
         return self.ranged.judged(compiled)
 
     def _tightened(
-        self, tight: Sequence[Limit], limits: Sequence[Limit], size: int, latency: float | None
+        self, tight: Sequence[Limit], limits: Sequence[Limit], counted: Mapping[str, float | None]
     ) -> tuple[Limit, ...]:
-        """``tight`` without what the result uses beyond ``limits`` of size and latency."""
+        """``tight`` without what the result uses beyond ``limits``; ``counted``: by resource, None where not known."""
         found = []
         for limit, asked in zip(tight, limits, strict=True):
             most = absolute(asked, self.table) if asked.resource != "bits" else math.inf
-            used = {"size": float(size), "latency": latency or 0.0}.get(asked.resource, 0.0)
+            used = counted.get(asked.resource) or 0.0
             if used > most:
                 limit = replace(limit, amount=absolute(limit, self.table) - (used - most), relative=False)
             found.append(limit)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import onnx_ir as ir
 
@@ -13,7 +12,6 @@ from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.program import Program
 from ptqc.allocate.recount import evaluate
 from ptqc.allocate.trials import activation_params
-from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.source import Source
 from ptqc.core.cost import Cost, CostTable
@@ -21,13 +19,13 @@ from ptqc.core.errors import OptionError, quoted
 from ptqc.core.limits import Limit, Resource
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.progress import Progress, Steps
-from ptqc.core.types import NodeChoice, Precision, WeightFormat
-from ptqc.mixed.table import SAMPLES, VARIANT_SAMPLES
+from ptqc.core.types import FLOAT_BITS, NodeChoice, Precision, WeightFormat
+from ptqc.mixed.table import SAMPLES, rounded_variants
 from ptqc.report.front import Front, FrontPoint, UniformPoint, best_within, spread, thinned
+from ptqc.targets.target import Target
 
 UNIFORM_BITS = (8, 6, 4)
 EVERYTHING = "everything"  # the limit without effect, which makes the program count a resource
-FLOAT_BITS = 32
 
 
 def predicted_front(
@@ -122,18 +120,14 @@ def measured_front(
 def joint_measurement(
     model: ir.Model,
     choices: Mapping[str, Sequence[NodeChoice]],
+    target: Target,
     source: Source,
     options: QuantizeOptions,
     progress: Progress,
 ) -> JointMeasurement:
     """What measures assignments of ``choices``, their weights rounded anew: for tables that were not measured here."""
-    storages = {
-        name: tuple(dict.fromkeys(one.storage for one in given if one.storage is not None))
-        for name, given in choices.items()
-    }
-    many, few = FirstSamples(source, VARIANT_SAMPLES), FirstSamples(source, SAMPLES)
-    steps = partial(progress, "round alone")
-    variants = round_variants(model, storages, many, seed=options.seed, progress=steps)
+    few = FirstSamples(source, SAMPLES)
+    variants = rounded_variants(model, choices, target, source, options, progress)
     return JointMeasurement(model, variants, activation_params(model, choices, few, threads=options.threads), few)
 
 
@@ -206,5 +200,7 @@ def _float_use(table: CostTable, rows: Candidates, resource: Resource) -> float 
         return table.float_model.bytes
     if resource == "latency":
         return table.float_model.latency_us
+    if table.float_model.bops is not None:
+        return float(table.float_model.bops)
     macs = [costs[0].macs for costs in rows.values()]
     return None if None in macs else float(sum(count or 0 for count in macs) * FLOAT_BITS**2)

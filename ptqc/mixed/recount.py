@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ptqc.core.types import FLOAT_BITS
 from ptqc.graph.costs import node_costs
 from ptqc.graph.load import import_model
 from ptqc.graph.save import serialize
@@ -16,7 +17,6 @@ from ptqc.graph.shapes import concrete_shapes, elements
 from ptqc.graph.walk import STANDARD_DOMAINS, constant_array, constant_tensor
 from ptqc.mixed.entries import constant_nodes
 
-FLOAT_BITS = 32
 KERNEL = "MatMulNBits"  # which decodes weights in every call
 # Products -> position of their weights. All read the activation first.
 PRODUCTS = {

@@ -13,14 +13,11 @@ from ptqc.allocate.restrict import Restrictions
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.types import FLOAT, KEPT_FLOAT, NodeChoice, WeightFormat
-from ptqc.graph.costs import node_costs
 from ptqc.graph.linear import linear_parts
 from ptqc.mixed.entries import FileBytes, file_bytes
 from ptqc.mixed.made_up import MadeUp
 from ptqc.targets.target import Target
 
-FLOAT_BITS = 32
-REFERENCE_BITS = 8  # of both factors, of what limits on bit operations in per cent refer to
 COMMON = 1 / 3  # of all weights share something: then it is in nearly every file
 MOST_TRIALS = 24  # files with nodes in float
 
@@ -35,27 +32,15 @@ class StoredCosts:
         rest: bytes of the file that belong to no node.
         bytes: node -> choice -> bytes. Weights that several nodes read count at the first one in the graph.
         weights: node -> how many it has; 0 where an earlier node counts them.
-        macs: node -> multiply-accumulates for one sample.
     """
 
     rest: int
     bytes: Mapping[str, Mapping[NodeChoice, int]]
     weights: Mapping[str, int]
-    macs: Mapping[str, int]
 
     def predicted(self, assignment: Mapping[str, NodeChoice]) -> int:
         """Bytes of the file with these choices of all nodes."""
         return self.rest + sum(self.bytes[node][choice] for node, choice in assignment.items())
-
-    def bops(self, node: str, choice: NodeChoice) -> int:
-        """Bit operations of ``node`` for one sample: MACs times the bits of both factors, 32 for float."""
-        bits = choice.precision.weight_bits or FLOAT_BITS, choice.precision.activation_bits or FLOAT_BITS
-        return self.macs[node] * bits[0] * bits[1]
-
-    @property
-    def reference_bops(self) -> int:
-        """Bit operations with 8 bits throughout, which limits in per cent refer to."""
-        return sum(self.macs.values()) * REFERENCE_BITS**2
 
 
 def stored_costs(
@@ -91,8 +76,7 @@ def stored_costs(
         saved = min(0, *own.values())  # in float, where its conversions take more than its weights: integers have them
         stored[node] = {choice: size - saved for choice, size in own.items()}
         rest += saved
-    macs = {cost.name: cost.macs for cost in node_costs(canonical)}
-    return StoredCosts(rest, stored, _weights(canonical, choices, owned), {node: macs[node] for node in choices})
+    return StoredCosts(rest, stored, _weights(canonical, choices, owned))
 
 
 def _by_storage(

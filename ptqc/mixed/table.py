@@ -8,13 +8,14 @@ import onnx_ir as ir
 
 from ptqc.allocate.additivity import check_and_correct
 from ptqc.allocate.choices import choices
+from ptqc.allocate.formats import cpu_kind
 from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.metric_requests import assign_metrics, metric_groups, parse_metrics
 from ptqc.allocate.metrics import GRADIENT
 from ptqc.allocate.place import place
 from ptqc.allocate.restrict import Restrictions
 from ptqc.allocate.sensitivity import measure_sensitivity, sensitivity_by_gradients
-from ptqc.allocate.trials import ActivationParams, activation_params
+from ptqc.allocate.trials import ActivationParams, activation_params, linear_nodes
 from ptqc.allocate.variants import Variants, round_variants
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.source import Source
@@ -24,7 +25,8 @@ from ptqc.core.errors import OptionError
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.plan import QuantPlan
 from ptqc.core.progress import Progress
-from ptqc.core.types import NodeChoice
+from ptqc.core.types import FLOAT_BITS, NodeChoice
+from ptqc.graph.costs import node_costs
 from ptqc.graph.walk import graph_hash
 from ptqc.mixed.latency import LatencyCosts, measure_latencies
 from ptqc.mixed.stored import StoredCosts, stored_costs
@@ -108,21 +110,8 @@ def measure_table(job: TableJob, wanted: Wanted) -> MeasuredTable:
     """
     options, progress = job.options, job.progress
     given = node_choices(job.model, job.target, job.restrictions, options, wanted)
-    storages = {
-        name: tuple(dict.fromkeys(one.storage for one in found if one.storage is not None))
-        for name, found in given.items()
-    }
-    real = [name for name, found in given.items() if all(one.precision.activation_bits is None for one in found)]
     head = FirstSamples(job.source, SAMPLES)
-    variants = round_variants(
-        job.model,
-        storages,
-        FirstSamples(job.source, VARIANT_SAMPLES),
-        seed=options.seed,
-        entry_bits=min(job.target.sensitive_bits.values()) if options.cpu == "avx2" else 8,
-        fixed_bias=real,
-        progress=partial(progress, "round each layer"),
-    )
+    variants = rounded_variants(job.model, given, job.target, job.source, options, progress)
     activations = activation_params(job.model, given, head, threads=options.threads)
     table = _sensitivities(job, given, variants, activations, head)
     table = _with_costs(job, table, given, wanted, head)
@@ -133,6 +122,31 @@ def measure_table(job: TableJob, wanted: Wanted) -> MeasuredTable:
         table, joint.losses, job.model, seed=options.seed, progress=partial(progress, "check that losses add up")
     )
     return MeasuredTable(checked.table, given, variants, joint, checked.additivity)
+
+
+def rounded_variants(
+    model: ir.Model,
+    choices: Mapping[str, Sequence[NodeChoice]],
+    target: Target,
+    source: Source,
+    options: QuantizeOptions,
+    progress: Progress,
+) -> Variants:
+    """The weights of every choice, rounded on the first samples as the target stores them."""
+    return round_variants(
+        model,
+        {
+            name: tuple(dict.fromkeys(one.storage for one in given if one.storage is not None))
+            for name, given in choices.items()
+        },
+        FirstSamples(source, VARIANT_SAMPLES),
+        seed=options.seed,
+        entry_bits=target.sensitive_bits[cpu_kind(options)],
+        fixed_bias=[
+            name for name, given in choices.items() if all(one.precision.activation_bits is None for one in given)
+        ],
+        progress=partial(progress, "round each layer"),
+    )
 
 
 def _sensitivities(
@@ -178,13 +192,21 @@ def _with_costs(
     if wanted.latency:
         feeds = next(iter(head.batches(1))).feeds
         latencies = measure_latencies(job.model, job.target, given, job.restrictions, job.options, feeds, job.progress)
+    bops = _float_bops(job.model)
+    others = sum(count for name, count in bops.items() if name not in given)
     return replace(
         table,
         costs=tuple(_with_cost(cost, stored, latencies) for cost in table.costs),
         pairs=() if latencies is None else latencies.pairs,
-        rest=Whole(stored.rest, None if latencies is None else latencies.rest_us),
-        float_model=Whole(job.file_bytes, None if latencies is None else latencies.float_model_us),
+        rest=Whole(stored.rest, None if latencies is None else latencies.rest_us, others),
+        float_model=Whole(job.file_bytes, None if latencies is None else latencies.float_model_us, sum(bops.values())),
     )
+
+
+def _float_bops(model: ir.Model) -> dict[str, int]:
+    """Bit operations in float, for one sample, of the products with constant weights."""
+    macs = {cost.name: cost.macs for cost in node_costs(model)}
+    return {name: macs[name] * FLOAT_BITS**2 for name in linear_nodes(model)}
 
 
 def _with_cost(cost: Cost, stored: StoredCosts, latencies: LatencyCosts | None) -> Cost:

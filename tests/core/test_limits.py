@@ -129,6 +129,8 @@ def test_relative_bit_operations_refer_to_eight_bits():
         {"node": "c", "precision": Precision(None, None), "bops": 2 * 32 * 32},
     )
     assert absolute(limit, counted) == 0.5 * 64 * (10 + 3 + 2)
+    whole = table({"node": "a", "precision": W4A8, "macs": 10}, float_model=Whole(bops=20 * 32 * 32))
+    assert absolute(limit, whole) == 0.5 * 64 * 20
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from ptqc.allocate.restrict import Restrictions
 from ptqc.core.options import QuantizeOptions
 from ptqc.core.types import FLOAT, NodeChoice, Precision, WeightFormat
+from ptqc.graph.costs import node_costs
 from ptqc.graph.save import save_model, serialize
 from ptqc.mixed.made_up import MadeUp
 from ptqc.mixed.recount import recount
@@ -46,8 +47,10 @@ def test_counts_what_was_chosen(name: str, target: str) -> None:
     assert [one.activation_bits for one in products] == [one.precision.activation_bits or 32 for one in chosen.values()]
     costs = stored_costs(model, find_target(target), {node: given[:1] for node, given in found.items()}, OPTIONS)
     assert [one.weights for one in products] == list(costs.weights.values())
-    assert [one.macs for one in products] == list(costs.macs.values())
-    bops = sum(costs.bops(node, choice) for node, choice in chosen.items())
+    macs = {cost.name: cost.macs for cost in node_costs(model)}
+    assert [one.macs for one in products] == [macs[node] for node in chosen]
+    bits = [(one.precision.weight_bits or 32) * (one.precision.activation_bits or 32) for one in chosen.values()]
+    bops = sum(macs[node] * both for node, both in zip(chosen, bits, strict=True))
     assert counted.bops == bops + sum(64 * (one.macs or 0) for one in counted.products if one not in products)
 
 
