@@ -42,13 +42,18 @@ def explain(program: Program) -> GateFailed:
 
 def amount(value: float, resource: str) -> str:
     """``value`` with its unit, rounded up, so that it would do as a limit."""
-    units = UNITS.get(resource, ((1.0, ""),))
-    factor, unit = next(((factor, unit) for factor, unit in units if abs(value) >= factor), units[-1])
+    factor, unit = _unit(value, resource)
     scaled = value / factor
     if scaled:
         step = 10.0 ** (math.floor(math.log10(abs(scaled))) - DIGITS + 1)
         scaled = math.ceil(scaled / step * (1 - 1e-12)) * step
     return f"{scaled:.{DIGITS + 1}g} {unit}".rstrip()
+
+
+def _unit(value: float, resource: str) -> tuple[float, str]:
+    """The greatest unit that the value fills, and its name."""
+    units = UNITS.get(resource, ((1.0, ""),))
+    return next(((factor, unit) for factor, unit in units if abs(value) >= factor), units[-1])
 
 
 def _cost(option: Option, bound: Bound, item: str) -> float:
@@ -98,8 +103,7 @@ def _unattainable(program: Program, rows: Sequence[int], least: Sequence[float])
 
 
 def _plain(value: float, resource: str) -> str:
-    units = UNITS.get(resource, ((1.0, ""),))
-    factor, unit = next(((factor, unit) for factor, unit in units if abs(value) >= factor), units[-1])
+    factor, unit = _unit(value, resource)
     return f"{value / factor:.{DIGITS + 1}g} {unit}".rstrip()
 
 

@@ -113,7 +113,8 @@ def make_program(
         shares: pattern and the part of every limit that its nodes may use, beside the groups of the table.
 
     Raises:
-        OptionError: a limit concerns what the table does not know, or a pattern matches no node.
+        OptionError: a limit concerns what the table does not know, a pattern matches no node, or there are parts of no
+            limit.
     """
     scale, count = _scales(table, rows), sum(costs[0].weights or 0 for costs in rows.values())
     items = tuple(
@@ -121,12 +122,14 @@ def make_program(
         for name, costs in rows.items()
     )
     bounds = [_bound(limit, table) for limit in limits]
-    groups = [(group.nodes, group.share) for group in table.groups if group.share is not None]
-    groups += [(tuple(matching(pattern, rows, "--share")), share) for pattern, share in shares]
-    for nodes, share in groups:
+    if shares and not limits:
+        raise OptionError("--share is a part of limits, and there are none", fix="add a limit: --max size=2MB")
+    groups = [(group.metric, group.nodes, group.share) for group in table.groups if group.share is not None]
+    groups += [(pattern, tuple(matching(pattern, rows, "--share")), share) for pattern, share in shares]
+    for name, nodes, share in groups:
         for bound in bounds[: len(limits)]:
             most = share * (bound.most - bound.fixed)
-            label = f"{share:.0%} of {bound.label}"
+            label = f"{share:.0%} of {bound.label} for {quoted(name)}"
             bounds.append(Bound(bound.resource, most, label, 0.0, frozenset(nodes)))
     pairs = [term for pair in table.pairs for term in _pair_terms(pair, rows, scale, limits)]
     ties = tuple(one.tie(rows) for one in alike if any(name in rows for name in one.nodes))

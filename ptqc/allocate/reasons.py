@@ -7,6 +7,7 @@ from ptqc.allocate.program import Program, Solution
 from ptqc.core.cost import Cost
 
 LEAST_DB = 0.005  # less is said to be nothing
+NO_SIGNAL = 1.0  # as much noise as signal
 MOST_PER_CENT = 2.0  # times the loss: more is not told in per cent
 
 
@@ -72,8 +73,10 @@ def _bytes(count: int) -> str:
 def _change(before: float, after: float, *, decibels: bool) -> str:
     """What the model loses when the loss grows so."""
     if decibels:
-        lost = math.inf if before <= 0 < after else 10 * math.log10(after / before) if after > 0 < before else 0.0
-        return "all of its SQNR" if lost == math.inf else f"{lost:.2f} dB" if abs(lost) >= LEAST_DB else "nothing"
+        if after >= NO_SIGNAL > before or before <= 0 < after:
+            return "all of its SQNR"
+        lost = 10 * math.log10(after / before) if after > 0 else 0.0
+        return f"{lost:.2f} dB" if abs(lost) >= LEAST_DB else "nothing"
     if before <= 0 or after > MOST_PER_CENT * before:
         return (
             f"{after / before:.3g} times the loss" if before > 0 else f"a loss of {after:.2g}" if after else "nothing"

@@ -72,7 +72,7 @@ def measure_latencies(
         target=target.name,
         layers=[layers, free],
         forms=sorted((name, plan.form.value) for name, plan in place(canonical, target, restrictions).nodes.items()),
-        format=options.format,
+        options=[options.format, options.packing, options.scales, options.multiplier_bits, options.io],
         feeds=[[name, str(feeds[name].dtype), list(feeds[name].shape)] for name in sorted(feeds)],
         code=code_digest(ptqc.allocate, ptqc.mixed, ptqc.passes, ptqc.targets),
     )

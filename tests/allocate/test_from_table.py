@@ -211,3 +211,15 @@ def test_rows_that_do_not_say_how_weights_are_stored_fit_any_way():
     four = NodeChoice(Precision(4, 8), WeightFormat(4, "tensor"))
     found = candidates(TABLE, {"a": (four,)})
     assert [(one.choice, one.storage) for one in found["a"]] == [("w4a8", None)]
+
+
+def test_parts_of_no_limit_are_refused_and_those_of_limits_are_told_apart():
+    with pytest.raises(OptionError, match="--share is a part of limits"):
+        allocate(TABLE, (), shares=[("c", 0.3)])
+    with pytest.raises(GateFailed, match="10% of size=400 for 'b'"):
+        allocate(TABLE, parse_limits(["size=400"]), shares=[("a", 0.5), ("b", 0.1)])
+
+
+def test_as_much_noise_as_signal_is_all_of_the_sqnr():
+    (node,) = allocate(table(*rows("a", 0.001, 20.0)), ()).nodes
+    assert node.reason == "8 bits: its best choice; 4 bits would lose all of its SQNR"
