@@ -11,6 +11,7 @@ from ptqc.report.gates import parse_drop
 from ptqc.targets.target import Target
 
 DEFAULT_LIMIT = "5bits"  # a file between those of int4 and int8, near the latter in quality
+BETWEEN_MODELS = ("agreement", "sqnr", "cosine")  # metrics that one model alone does not have
 NAMES = ("size", "latency", "bops", "drop")
 
 
@@ -44,6 +45,12 @@ class Goals:
             fix = "leave out one of them, or give a --table with latencies"
             raise OptionError("--max-latency contradicts --no-measure", fix=fix)
         drop = parse_drop(texts["drop"]) if "drop" in texts else None
+        if drop is not None and options.metric in BETWEEN_MODELS:
+            raise OptionError(
+                f"--max-drop contradicts --metric {options.metric}",
+                why="it compares two models, so that the float model has none that could drop",
+                fix="use top1, top5 or module:function, or limit the size",
+            )
         if not limits and drop is None:
             limits = (parse_limit("size", DEFAULT_LIMIT, "--max-size"),)
         return cls(limits, drop)

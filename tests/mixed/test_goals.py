@@ -43,6 +43,7 @@ def test_accuracy_alone_is_a_goal():
         ({"size": "2 apples"}, MIXED, {}, "cannot be read"),
         ({"size": "120%"}, MIXED, {}, "limits nothing"),
         ({"latency": "3ms"}, MIXED, {"no_measure": True}, "contradicts --no-measure"),
+        ({"drop": "1"}, MIXED, {"metric": "sqnr"}, "contradicts --metric sqnr"),
         ({"size": "2MB"}, MIXED, {"allocation": Path("plan.json")}, "contradict --allocation"),
     ],
 )
