@@ -16,7 +16,7 @@ from ptqc.calibrate.observers import range_mse
 from ptqc.calibrate.source import Source
 from ptqc.core.arithmetic import affine_params, fake_quantize
 from ptqc.core.errors import DataError, ModelError, OptionError, nearest, quoted
-from ptqc.core.types import Array, NodeChoice, QuantParams, QuantType
+from ptqc.core.types import Array, NodeChoice, QuantParams, QuantType, WeightFormat
 from ptqc.execute.tensors import TensorRunner
 from ptqc.graph.linear import Linear, linear_parts
 
@@ -109,12 +109,18 @@ class FactorSource:
         precision, data, weights, bias = choice.precision, None, None, None
         if precision.activation_bits is not None:
             data = self.activations[parts.data.name or "", precision.activation_bits]
-        if precision.weight_bits is not None and choice.storage is not None and self.variants is not None:
-            weights, bias = self.variants.weights(parts.node.name or "", choice.storage)
+        storage = choice.storage if choice.storage is not None else self._usual(parts, precision.weight_bits)
+        if storage is not None and self.variants is not None:
+            weights, bias = self.variants.weights(parts.node.name or "", storage)
         elif precision.weight_bits is not None:
             params = weight_params(parts, QuantType(precision.weight_bits, signed=True), None)
             weights = fake_quantize(parts.weight_array, params)
         return Factors(data, weights, bias)
+
+    def _usual(self, parts: Linear, bits: int | None) -> WeightFormat | None:
+        """The first variant of so many bits, for choices that do not say how weights are stored."""
+        layers = {} if self.variants is None else self.variants.layers.get(parts.node.name or "", {})
+        return next((storage for storage in layers if storage.bits == bits), None)
 
 
 class FloatNetwork:

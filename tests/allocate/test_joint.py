@@ -1,5 +1,7 @@
 """Losses of whole assignments: the same as running a model whose weights were replaced by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -8,11 +10,12 @@ from ptqc.allocate.joint import JointMeasurement
 from ptqc.allocate.plan import weight_params
 from ptqc.allocate.sensitivity import alike, measure_sensitivity
 from ptqc.allocate.trials import activation_params
+from ptqc.allocate.variants import round_variants
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import input_specs
 from ptqc.core.arithmetic import fake_quantize
 from ptqc.core.errors import DataError
-from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, QuantType
+from ptqc.core.types import KEPT_FLOAT, NodeChoice, Precision, QuantType, WeightFormat
 from ptqc.graph.linear import linear_parts
 from tests.allocate.networks import network, samples
 from tests.allocate.test_sensitivity import BODY, outputs_of, relative_error
@@ -59,6 +62,16 @@ def test_nodes_that_stay_in_float():
     )
     assert found[0] == found[1] == 0.0 < found[2]
     assert seen[-1] == (9, 9)
+
+
+def test_choices_that_do_not_name_their_storage_take_the_first_variant():
+    model = network(BODY)
+    source = open_source(samples(model, 5), input_specs(model))
+    four, codebook = WeightFormat(4), WeightFormat(4, "tensor")
+    variants = round_variants(model, {"first": (four, codebook)}, source)
+    measured = JointMeasurement(model, variants, {}, source)
+    one, other, usual = measured.losses([{"first": replace(W4, storage=kind)} for kind in (four, codebook, None)])
+    assert usual == one != other
 
 
 def test_data_that_cannot_be_measured_on():
