@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from ptqc.allocate.plan import weight_params
 from ptqc.allocate.metrics import MOST_LOSS
+from ptqc.allocate.plan import weight_params
 from ptqc.allocate.sensitivity import (
     alike,
     candidate_precisions,
