@@ -1,6 +1,7 @@
 """``ptqc allocate``: the best precision for every node of a cost table, under limits."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def command(
     alike = likeness([_names(text) for text in same_bits], list(allowed))
     allocation = allocate(costs, wanted, allowed=allowed, alike=alike, shares=parts)
     if output is not None:
-        write_atomically(output, allocation.text())
+        write_atomically(output, replace(allocation, seconds=0.0).text())  # the same table gives the same file
     if console.as_json:
         console.data(allocation.to_json())
         return
