@@ -45,8 +45,9 @@ from ptqc.weights import CORRECTING, round_weights
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
 # Channels evened out for activations have weights that few bits hold less well: -1.1 dB on ResNet-20 at 4 bits, which
-# gains at most 0.2 dB with 8 bits by it. MobileNetV1 gains 0.7 to 1.7 dB, and with 4 bits as well.
-EQUALIZING_COST_DB = 0.5
+# gains at most 0.2 dB with 8 bits by it. MobileNetV1 gains 0.4 to 1.7 dB, several times that once weights are rounded by
+# data, and with 4 bits as well.
+EQUALIZING_COST_DB = 0.3
 USEFUL_DB = 15.0  # below it, predictions usually change
 CORRECTION_BATCH = 1  # the runtime holds the tensors of all layers at a time
 
