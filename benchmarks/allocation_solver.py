@@ -96,6 +96,12 @@ def _programs(name: str) -> Iterator[Named]:
 def _hawq() -> Iterator[Named]:
     """ResNet-18 and ResNet-50 under each of nine limits (methods A2)."""
     data = json.loads((data_root() / "hawq_v3_ilp.json").read_text())
+    for network, known, program in hawq_programs(data):
+        yield f"{network}, {known['constraint']} at {known['limit_fraction']:.0%}", program, known["objective"]
+
+
+def hawq_programs(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Program]]:
+    """The programs of HAWQ-V3's tables: name of the network, the solution that is recorded, the program."""
     for network in data["networks"]:
         unit = 2**20 if network["name"] == "resnet18" else 10**6  # as their authors do
 
@@ -108,11 +114,10 @@ def _hawq() -> Iterator[Named]:
             return Option(f"w{bits}", layer[f"perturbation_int{bits}"], costs)
 
         items = tuple(Item(str(one["index"]), (option(one, 4), option(one, 8))) for one in network["layers"])
-        ties = tuple(Tie({str(i): ("4", "8") for i in group}, str(group)) for group in network["equal_bits"])
+        ties = tuple(Tie({str(i): ("4", "8") for i in group}, f"equal {group}") for group in network["equal_bits"])
         for known in network["our_cbc_solutions"]:
-            resource, share = known["constraint"], known["limit_fraction"]
-            bound = Bound(resource, known["limit"], resource)
-            yield f"{network['name']}, {resource} at {share:.0%}", Program(items, (bound,), ties), known["objective"]
+            bound = Bound(known["constraint"], known["limit"], known["constraint"])
+            yield network["name"], known, Program(items, (bound,), ties)
 
 
 def _mixdq() -> Iterator[Named]:

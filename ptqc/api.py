@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from ptqc.allocate.restrict import Restrictions
 from ptqc.calibrate.first import FirstSamples
 from ptqc.calibrate.open import open_source
 from ptqc.calibrate.source import Source, input_specs
@@ -32,6 +33,7 @@ from ptqc.report.measure import Estimation, Run, measure
 from ptqc.report.report import Report
 from ptqc.stamp import stamp
 from ptqc.targets.registry import find_target
+from ptqc.targets.target import Target
 
 __all__ = ["QuantizeOptions", "Result", "quantize"]
 
@@ -110,10 +112,8 @@ def quantize(
     watch.lap("import")
     passes = canonicalise(loaded.model, description, options)
     watch.lap("canonicalise")
-    restrictions = restrictions_of(options)
+    restrictions = _restrictions(loaded.model, description, source, options, shown)
     if options.prefer == "latency":
-        feeds = next(iter(source.batches(1))).feeds
-        restrictions = keep_slow_in_float(loaded.model, description, restrictions, options, feeds, shown)
         watch.lap("time layers")
     file = loaded.size, loaded.sha256
     job = MixedJob(loaded.model, description, source, restrictions, options, shown, found.limits, *file)
@@ -166,6 +166,17 @@ def _judged(source: Source, estimation: Estimation | None, loaded: LoadedModel, 
     if options.metric in ("top1", "top5"):
         evaluate(loaded.model, FirstSamples(judged, 1), (options.metric,), threads=options.threads)
     return judged
+
+
+def _restrictions(
+    canonical: ir.Model, target: Target, source: Source, options: QuantizeOptions, progress: Progress
+) -> Restrictions:
+    """What the options say of single nodes, and which measure faster in float where that counts."""
+    restrictions = restrictions_of(options)
+    if options.prefer != "latency":
+        return restrictions
+    feeds = next(iter(source.batches(1))).feeds
+    return keep_slow_in_float(canonical, target, restrictions, options, feeds, progress)
 
 
 def _compiled(job: MixedJob) -> Compiled:

@@ -45,7 +45,7 @@ from ptqc.weights import CORRECTING, round_weights
 AUTO_METHODS = (CONSUMER_ERROR, "minmax")
 AUTO_SAMPLES = 64  # on which they are compared, and biases corrected
 # Channels evened out for activations have weights that few bits hold less well: -1.1 dB on ResNet-20 at 4 bits. Where 8
-# bits leave less than NOISY_DB, activations are what matters: MobileNetV1 keeps 0.6 dB more at 4 bits, 2 dB at 6.
+# bits leave less than NOISY_DB, activations are what matters: MobileNetV1 kept 0.6 to 2 dB more in trials.
 EQUALIZING_COST_DB = 1.0
 NOISY_DB = 20.0
 USEFUL_DB = 15.0  # below it, predictions usually change

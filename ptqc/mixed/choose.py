@@ -30,7 +30,7 @@ from ptqc.mixed.ties import graph_ties
 from ptqc.packed import with_packed_products
 from ptqc.report.allocation import AllocationRound
 from ptqc.report.front import Front
-from ptqc.rounding.layer import Rounding
+from ptqc.rounding.layer import RoundedLayer, Rounding
 from ptqc.stamp import stamp
 from ptqc.targets.target import Target
 
@@ -217,13 +217,13 @@ class MixedCompiler:
 
 
 def correction_factors(
-    nodes: Sequence[AllocatedNode], found: Rounding, alone: Mapping[str, Mapping[WeightFormat, object]]
+    nodes: Sequence[AllocatedNode], found: Rounding, alone: Mapping[str, Mapping[WeightFormat, RoundedLayer]]
 ) -> dict[str, float]:
     """How much more error each node's rounding left in the quantized network than in the float one."""
     factors = {}
     for node in nodes:
-        storage = node.storage
-        before = None if storage is None else getattr(alone.get(node.node, {}).get(storage), "error", None)
+        rounded = None if node.storage is None else alone.get(node.node, {}).get(node.storage)
+        before = None if rounded is None else rounded.error
         after = found[node.node].error if node.node in found else None
         if before and after:
             factors[node.node] = min(max(after / before, 1 / MOST_CORRECTION), MOST_CORRECTION)

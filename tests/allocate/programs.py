@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,26 +20,6 @@ def item(name: str, *options: tuple[float, float, float]) -> Item:
         name,
         tuple(Option(f"option {i}", *(o[0], dict(zip(RESOURCES, o[1:], strict=True)))) for i, o in enumerate(options)),
     )
-
-
-def hawq_programs(data: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Program]]:
-    """The programs of HAWQ-V3's tables, each with the solution that is recorded beside it."""
-    for network in data["networks"]:
-        unit = 2**20 if network["name"] == "resnet18" else 10**6  # as their authors do
-
-        def option(layer: Mapping[str, Any], bits: int, unit: float = unit) -> Option:
-            costs = {
-                "model_size_mib": layer["parameters"] * bits / 8 / unit,
-                "bops": layer["macs_m"] * bits**2 / 1024,
-                "latency_ms": layer[f"latency_ms_int{bits}"],
-            }
-            return Option(f"w{bits}", layer[f"perturbation_int{bits}"], costs)
-
-        items = tuple(Item(str(one["index"]), (option(one, 4), option(one, 8))) for one in network["layers"])
-        ties = tuple(Tie({str(i): ("4", "8") for i in group}, f"equal {group}") for group in network["equal_bits"])
-        for found in network["our_cbc_solutions"]:
-            bound = Bound(found["constraint"], found["limit"], found["constraint"])
-            yield found, Program(items, (bound,), ties)
 
 
 def solutions(program: Program) -> Iterator[tuple[float, tuple[float, ...]]]:

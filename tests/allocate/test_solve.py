@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks.allocation_solver import hawq_programs
 from ptqc.allocate import integer_solver
 from ptqc.allocate.program import Bound, Item, Option, PairTerm, Program, Tie
 from ptqc.allocate.recount import evaluate, keeps
 from ptqc.allocate.reduced import reduce
 from ptqc.allocate.solve import solve
 from ptqc.core.errors import GateFailed
-from tests.allocate.programs import hawq_programs, item, programs, solutions
+from tests.allocate.programs import item, programs, solutions
 
 CLOSE = 1e-9  # relative
 
@@ -83,7 +84,7 @@ def test_equals_dynamic_programming(seed: int) -> None:
 
 def test_hawq_tables(data_root: Path) -> None:
     """The figures of HAWQ-V3's own tables (methods A2)."""
-    for recorded, program in hawq_programs(json.loads((data_root / "hawq_v3_ilp.json").read_text())):
+    for _, recorded, program in hawq_programs(json.loads((data_root / "hawq_v3_ilp.json").read_text())):
         found = solve(program)
         assert found.loss == pytest.approx(recorded["objective"], abs=1e-9)
         assert found.bound == found.loss
